@@ -1,0 +1,1 @@
+"""The hidden engine: networks, likelihoods, training and posterior queries, on tensors only."""

@@ -1,0 +1,82 @@
+"""From the latent space back to what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scvi_pp._backend.layers import FullyConnected
+
+if TYPE_CHECKING:
+    from scvi_pp._backend.layers import Norms
+
+
+class Expression(NamedTuple):
+    """What the decoder says of every gene of every cell, (cells, genes) each."""
+
+    log_scale: Tensor  # log share of the library, or log expression per unit of size factor
+    log_dispersion: Tensor | None
+    dropout_logits: Tensor | None
+
+
+class ExpressionDecoder(nn.Module):
+    """Latent position and covariates -> shares of expression, and the heads that the likelihood needs."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_genes: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        n_levels: tuple[int, ...],
+        deeply_inject: bool,
+        norms: Norms,
+        sums_to_one: bool,
+        has_dispersion: bool,
+        has_dropout: bool,
+    ) -> None:
+        super().__init__()
+        self.sums_to_one = sums_to_one
+        self.body = FullyConnected(
+            n_in,
+            n_hidden,
+            n_layers,
+            n_levels=n_levels,
+            deeply_inject=deeply_inject,
+            norms=norms,
+            dropout_rate=0.0,
+        )
+        self.scale = nn.Linear(n_hidden, n_genes)
+        self.log_dispersion = nn.Linear(n_hidden, n_genes) if has_dispersion else None
+        self.dropout_logits = nn.Linear(n_hidden, n_genes) if has_dropout else None
+
+    def forward(self, z: Tensor, codes: Tensor | None = None) -> Expression:
+        """z (cells, n_in), codes (cells, n_categories)."""
+        h = self.body(z, codes)
+        return Expression(
+            self._log_scale(h),
+            None if self.log_dispersion is None else self.log_dispersion(h),
+            None if self.dropout_logits is None else self.dropout_logits(h),
+        )
+
+    def log_scale(self, z: Tensor, codes: Tensor | None = None) -> Tensor:
+        """The first head alone, (cells, genes)."""
+        return self._log_scale(self.body(z, codes))
+
+    def _log_scale(self, h: Tensor) -> Tensor:
+        logits = self.scale(h)
+        return torch.log_softmax(logits, dim=1) if self.sums_to_one else log_softplus(logits)
+
+
+def log_softplus(x: Tensor) -> Tensor:
+    """log log(1 + e^x), which is x itself far to the left."""
+    return torch.where(x < -15, x, F.softplus(x.clamp(min=-15)).log())
+
+
+def inverse_softplus(y: Tensor) -> Tensor:
+    """The x with log(1 + e^x) = y."""
+    return y + torch.log(-torch.expm1(-y))

@@ -1,0 +1,52 @@
+"""Where tensors live, and a random stream of our own there."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from scvi_pp._errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def choose(device: str) -> torch.device:
+    """The device a name stands for; "auto" is the first CUDA device where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"device={device!r} cannot be used here: {reason} Use device='auto' or device='cpu'."
+        raise InputError(msg) from error
+    return chosen
+
+
+@contextmanager
+def private_random(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the draws of the block, and leave the user's random state as it was."""
+    cuda = [torch.cuda._utils._get_device_index(device, optional=True)] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        reseed(device, seed)
+        yield
+
+
+def reseed(device: torch.device, seed: int) -> None:
+    """Restart the random streams that draws on this device take from; only inside `private_random`."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
+def release(device: torch.device) -> None:
+    """Give memory that is no longer used back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,324 @@
+"""The one training loop.
+
+Every epoch ends in a state that is kept whole: the best weights by held-out ELBO, the last good weights to fall back on
+when a loss is not finite, and on request a file to continue from. What is drawn in an epoch depends on the seed and the
+number of the epoch alone, so a continued run and an uninterrupted one are the same to the last bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from scvi_pp import _logging
+from scvi_pp._backend import checkpoint
+from scvi_pp._backend.device import private_random, reseed
+from scvi_pp._backend.schedule import Schedule
+from scvi_pp._backend.stop import StopButton
+from scvi_pp._backend.streams import n_minibatches, shuffled
+from scvi_pp._backend.weights import snapshot
+from scvi_pp._errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from scvi_pp._backend.objectives import Elbo
+    from scvi_pp._backend.streams import Cells
+
+MAX_SETBACKS = 6
+CHECKPOINT_SECONDS = 10.0
+INFERENCE_BATCH = 1024
+
+
+class Trainable(Protocol):
+    """What the loop asks of a network (an nn.Module)."""
+
+    def elbo(self, cells: Any) -> Elbo: ...
+    def start_from(self, cells: Cells, rows: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how fast, on which cells."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    kl_warmup: float
+    kl_weight: float
+    early_stopping: bool
+    patience: int
+    seed: int
+    training_rows: np.ndarray = field(repr=False)
+    validation_rows: np.ndarray = field(repr=False)
+    checkpoint: Path | None = None
+    progress_bar: str | None = None  # its label
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.learning_rate, self.kl_warmup, self.kl_weight)
+
+    def facts(self) -> dict[str, Any]:
+        """What makes this run this run, as JSON."""
+        plan = asdict(self)
+        for name in ("training_rows", "validation_rows", "checkpoint", "progress_bar"):
+            del plan[name]
+        return {**plan, "rows": checkpoint.digest((self.training_rows, self.validation_rows))}
+
+
+@dataclass
+class Run:
+    """Where a run stands at the end of an epoch."""
+
+    epoch: int = 0  # epochs done
+    best_epoch: int = 0  # counted from 1; 0 before the first
+    best_elbo: float = -math.inf
+    slowdown: float = 1.0  # factor on the learning rate, halved at each setback
+    setbacks: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run; the network holds its best weights."""
+
+    history: dict[str, np.ndarray]
+    n_epochs: int
+    best_epoch: int
+    best_elbo: float
+    ended: str  # "budget", "converged", "stopped", "diverged"
+    seconds: float
+
+
+def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None = None) -> Outcome:
+    """Train the network in place; `facts` says what a checkpoint must have been made with to be continued."""
+    started = time.perf_counter()
+    loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
+    with private_random(cells.device, plan.seed), StopButton() as button:
+        loop.begin()
+        ended = loop.run_all(button)
+    loop.end()
+    run = loop.run
+    history = {name: np.asarray(values, dtype=np.float32) for name, values in run.history.items()}
+    return Outcome(history, run.epoch, run.best_epoch, run.best_elbo, ended, time.perf_counter() - started)
+
+
+class _Loop:
+    def __init__(self, network: Any, cells: Cells, plan: Plan, facts: dict[str, Any]) -> None:
+        self.network, self.cells, self.plan, self.facts = network, cells, plan, facts
+        self.training = torch.tensor(plan.training_rows, device=cells.device)
+        self.validation = torch.tensor(plan.validation_rows, device=cells.device)
+        fused = cells.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(
+            network.parameters(), plan.learning_rate, weight_decay=plan.weight_decay, fused=fused
+        )
+        self.run = Run()
+        self.best: dict[str, Tensor] = {}
+        self.saved_at = time.monotonic()
+
+    # ---- the run
+
+    def begin(self) -> None:
+        path = self.plan.checkpoint
+        if path is not None and path.exists():
+            self._resume(path)
+        else:
+            self.network.start_from(self.cells, self.training)
+        self.good = self._state()
+
+    def run_all(self, button: StopButton) -> str:
+        bar = tqdm(
+            total=self.plan.max_epochs,
+            initial=self.run.epoch,
+            desc=self.plan.progress_bar,
+            unit="epoch",
+            disable=self.plan.progress_bar is None,
+            leave=False,
+        )
+        with bar:
+            while self.run.epoch < self.plan.max_epochs:
+                if self._has_converged():
+                    return "converged"
+                ended = self._one_epoch(button)
+                if ended:
+                    return ended
+                bar.update(self.run.epoch - bar.n)
+                bar.set_postfix(ELBO=f"{self.run.best_elbo:.1f}", refresh=False)
+        return "budget"
+
+    def end(self) -> None:
+        if self.best:
+            self.network.load_state_dict(self.best)
+        self.network.eval()
+
+    def _one_epoch(self, button: StopButton) -> str:
+        """Train once through the cells; the reason to end, or nothing."""
+        reseed(self.cells.device, _epoch_seed(self.plan.seed, self.run.epoch))
+        record = self._train(button)
+        record |= self._validate()
+        if not all(map(math.isfinite, record.values())):
+            return self._fall_back()
+        self._accept(record)
+        if button.pressed:
+            return "stopped"
+        self.good = self._state()
+        self._save()
+        return ""
+
+    def _train(self, button: StopButton) -> dict[str, float]:
+        network, plan, schedule = self.network, self.plan, self.plan.schedule
+        network.train()
+        per_epoch = n_minibatches(len(self.training), plan.batch_size)
+        step = self.run.epoch * per_epoch
+        sums = torch.zeros(2, dtype=torch.float64, device=self.cells.device)
+        n_seen = 0
+        for index in shuffled(self.training, plan.batch_size):
+            progress = step / (per_epoch * plan.max_epochs)
+            self._set_learning_rate(schedule.learning_rate_at(progress) * self.run.slowdown)
+            elbo = network.elbo(self.cells.minibatch(index))
+            self.optimizer.zero_grad(set_to_none=True)
+            elbo.loss(schedule.kl_weight_at(progress)).backward()
+            self.optimizer.step()
+            with torch.no_grad():
+                sums += torch.stack([elbo.bound.double().sum(), elbo.reconstruction.double().sum()])
+            step, n_seen = step + 1, n_seen + len(index)
+            if button.pressed:
+                break
+        bound, reconstruction = (sums / n_seen).tolist()
+        return {
+            "elbo_train": bound,
+            "reconstruction_train": reconstruction,
+            "learning_rate": schedule.learning_rate_at(progress) * self.run.slowdown,
+            "kl_weight": schedule.kl_weight_at(progress),
+        }
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """The held-out ELBO, with the same draws after every epoch."""
+        if not len(self.validation):
+            return {}
+        self.network.eval()
+        reseed(self.cells.device, _epoch_seed(self.plan.seed, -1))
+        sums = torch.zeros(2, dtype=torch.float64, device=self.cells.device)
+        for _, cells in self.cells.blocks(INFERENCE_BATCH, self.validation):
+            elbo = self.network.elbo(cells)
+            sums += torch.stack([elbo.bound.double().sum(), elbo.reconstruction.double().sum()])
+        bound, reconstruction = (sums / len(self.validation)).tolist()
+        return {"elbo_validation": bound, "reconstruction_validation": reconstruction}
+
+    def _accept(self, record: dict[str, float]) -> None:
+        """The epoch counts: remember its numbers, and its weights if they are the best."""
+        for name, value in record.items():
+            self.run.history.setdefault(name, []).append(value)
+        self.run.epoch += 1
+        held_out = record.get("elbo_validation")
+        if held_out is None or held_out > self.run.best_elbo:  # without held-out cells the last epoch is the best
+            self.run.best_elbo = record["elbo_train"] if held_out is None else held_out
+            self.run.best_epoch = self.run.epoch
+            self.best = snapshot(self.network)
+
+    def _has_converged(self) -> bool:
+        waited = self.run.epoch - self.run.best_epoch
+        return self.plan.early_stopping and len(self.validation) > 0 and waited >= self.plan.patience
+
+    # ---- setbacks
+
+    def _fall_back(self) -> str:
+        """Return to the last good state with half the learning rate; too often, and the best so far must do."""
+        self._restore(self.good)
+        self.run.setbacks += 1
+        self.run.slowdown /= 2
+        if self.run.setbacks > MAX_SETBACKS:
+            if self.run.best_epoch:
+                _logging.warning(
+                    f"The loss was not finite {self.run.setbacks} times, at ever smaller learning rates. "
+                    f"Training ends with the weights of epoch {self.run.best_epoch}."
+                )
+                return "diverged"
+            raise Diverged(self._offending_rows())
+        _logging.warning(
+            f"The loss was not finite in epoch {self.run.epoch + 1}: back to the last good weights, "
+            f"learning rate {self.plan.learning_rate * self.run.slowdown:.2g}."
+        )
+        return ""
+
+    @torch.no_grad()
+    def _offending_rows(self) -> np.ndarray:
+        self.network.eval()
+        rows = torch.cat([self.training, self.validation])
+        bounds = [self.network.elbo(cells).bound for _, cells in self.cells.blocks(INFERENCE_BATCH, rows)]
+        bad: np.ndarray = rows[~torch.isfinite(torch.cat(bounds))].cpu().numpy()
+        return bad
+
+    # ---- states
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"network.{name}": tensor for name, tensor in snapshot(self.network).items()}
+        for number, entry in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{number}.{name}": value.detach().clone() for name, value in entry.items()}
+        return state
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self.network.load_state_dict(dict(_within(state, "network.")))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _within(state, "optimizer."):
+            number, entry = name.split(".", 1)
+            moments.setdefault(int(number), {})[entry] = tensor.clone()
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+    def _save(self) -> None:
+        path = self.plan.checkpoint
+        is_last = self.run.epoch == self.plan.max_epochs or self._has_converged()
+        if path is None or not (is_last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS):
+            return
+        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+        checkpoint.write(path, {**self.good, **best}, {"run": asdict(self.run), "call": self.facts})
+        self.saved_at = time.monotonic()
+
+    def _resume(self, path: Path) -> None:
+        tensors, facts = checkpoint.read(path)
+        checkpoint.check_same_run(path, facts["call"], self.facts)
+        tensors = {name: tensor.to(self.cells.device) for name, tensor in tensors.items()}
+        self._restore(tensors)
+        self.best = dict(_within(tensors, "best."))
+        self.run = Run(**facts["run"])
+        _logging.info(f"Continuing from {path} after epoch {self.run.epoch} of {self.plan.max_epochs}.")
+
+    def _set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+class Diverged(TrainingError):
+    """No finite loss could be reached; `rows` are the cells whose bound is not finite."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        super().__init__("The loss was never finite.")
+        self.rows = rows
+
+
+def split(n_cells: int, validation_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows, drawn at random; a data set too small to spare cells is trained on whole."""
+    n_validation = min(int(validation_size * n_cells), n_cells - 2)
+    order = np.random.default_rng(seed).permutation(n_cells)
+    held_out = order[: max(n_validation, 0)]
+    return np.sort(order[len(held_out) :]), np.sort(held_out)
+
+
+def _within(state: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    return ((name[len(prefix) :], tensor) for name, tensor in state.items() if name.startswith(prefix))
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """One stream for each epoch, none shared by neighbouring seeds."""
+    return int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1, np.uint64)[0] >> 1)

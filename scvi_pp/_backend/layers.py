@@ -1,0 +1,97 @@
+"""Fully connected layers that also see category codes, the building blocks of every encoder and decoder."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Norms(NamedTuple):
+    """Which normalisations follow each linear map."""
+
+    batch: bool
+    layer: bool
+
+
+class ConditionalLinear(nn.Module):
+    """A linear map plus one learned shift per category level: the product with a one-hot code, without the one-hot.
+
+    A category with a single level says nothing and gets no shift.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_levels: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.informative = [column for column, n in enumerate(n_levels) if n > 1]
+        self.shifts = nn.ModuleList(nn.Embedding(n_levels[column], n_out) for column in self.informative)
+        bound = 1 / math.sqrt(n_in + sum(n_levels[column] for column in self.informative))
+        for weight in (self.linear.weight, self.linear.bias, *(shift.weight for shift in self.shifts)):
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
+        """x (cells, n_in), codes (cells, n_categories) -> (cells, n_out)."""
+        out: Tensor = self.linear(x)
+        if self.informative and codes is not None:
+            for column, shift in zip(self.informative, self.shifts, strict=True):
+                out = out + shift(codes[:, column])
+        return out
+
+
+class Block(nn.Module):
+    """Linear map, normalisation, ReLU, dropout."""
+
+    def __init__(self, n_in: int, n_out: int, n_levels: Sequence[int], norms: Norms, dropout_rate: float) -> None:
+        super().__init__()
+        self.linear = ConditionalLinear(n_in, n_out, n_levels)
+        # eps and momentum as Lopez et al. 2018 trained with; momentum is faster, since our runs are shorter
+        self.batch_norm = nn.BatchNorm1d(n_out, eps=1e-3, momentum=0.1) if norms.batch else None
+        self.layer_norm = nn.LayerNorm(n_out, elementwise_affine=False) if norms.layer else None
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
+        h: Tensor = self.linear(x, codes)
+        if self.batch_norm is not None:
+            h = self.batch_norm(h)
+        if self.layer_norm is not None:
+            h = self.layer_norm(h)
+        out: Tensor = self.dropout(torch.relu(h))
+        return out
+
+
+class FullyConnected(nn.Module):
+    """`n_layers` blocks; categories enter the first, and every one where `deeply_inject` asks for it."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_hidden: int,
+        n_layers: int,
+        *,
+        n_levels: Sequence[int] = (),
+        deeply_inject: bool = False,
+        norms: Norms,
+        dropout_rate: float,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(
+                n_in if depth == 0 else n_hidden,
+                n_hidden,
+                n_levels if depth == 0 or deeply_inject else (),
+                norms,
+                dropout_rate,
+            )
+            for depth in range(n_layers)
+        )
+
+    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
+        """x (cells, n_in), codes (cells, n_categories) -> (cells, n_hidden)."""
+        for block in self.blocks:
+            x = block(x, codes)
+        return x

@@ -1,0 +1,155 @@
+"""How counts scatter about their mean: one frozen class per likelihood, all with the same few questions.
+
+Means and dispersions are held as logarithms, so that nothing overflows and no epsilon is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from scvi_pp._backend.kernels import negative_binomial, zero_inflated_negative_binomial
+
+# the Poisson sampler of torch refuses rates beyond what its integers hold
+LARGEST_RATE = 1e8
+
+
+class Likelihood(Protocol):
+    """What a model asks of p(x | z)."""
+
+    @property
+    def mean(self) -> Tensor: ...
+    def log_likelihood(self, counts: Tensor) -> Tensor: ...
+    def sample(self) -> Tensor: ...
+    def parameters(self) -> dict[str, Tensor]: ...
+    def sample_denoised(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Counts that scatter by chance alone: variance = mean."""
+
+    log_mean: Tensor  # (cells, genes)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_mean.exp()
+
+    def log_likelihood(self, counts: Tensor) -> Tensor:
+        """Sum over genes, (cells,)."""
+        return (counts * self.log_mean - self.log_mean.exp() - torch.lgamma(counts + 1)).sum(1)
+
+    def sample(self) -> Tensor:
+        """One posterior predictive draw, (cells, genes)."""
+        return torch.poisson(self.mean.clamp(max=LARGEST_RATE))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Name -> (cells, genes)."""
+        return {"mean": self.mean}
+
+    def sample_denoised(self) -> Tensor:
+        """One draw of the rate behind the counts: without overdispersion it is the mean."""
+        return self.mean
+
+
+@dataclass(frozen=True)
+class NegativeBinomial:
+    """Overdispersed counts: variance = mean + mean^2 / dispersion."""
+
+    log_mean: Tensor  # (cells, genes)
+    log_dispersion: Tensor  # (genes,) or (cells, genes)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_mean.exp()
+
+    def log_likelihood(self, counts: Tensor) -> Tensor:
+        """Sum over genes, (cells,)."""
+        return negative_binomial.log_likelihood(counts, self.log_mean, self.log_dispersion)
+
+    def sample_denoised(self) -> Tensor:
+        """One draw of the Gamma-distributed rate behind the counts, (cells, genes)."""
+        dispersion = self.log_dispersion.exp().expand_as(self.log_mean)
+        rate: Tensor = torch._standard_gamma(dispersion) * (self.log_mean - self.log_dispersion).exp()
+        return rate
+
+    def sample(self) -> Tensor:
+        """One posterior predictive draw, (cells, genes)."""
+        return torch.poisson(self.sample_denoised().clamp(max=LARGEST_RATE))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Name -> (cells, genes)."""
+        return {"mean": self.mean, "dispersion": self.log_dispersion.exp().expand_as(self.log_mean)}
+
+
+@dataclass(frozen=True)
+class ZeroInflatedNegativeBinomial:
+    """A negative binomial of which a share is lost altogether."""
+
+    log_mean: Tensor  # (cells, genes), of the negative binomial part
+    log_dispersion: Tensor  # (genes,) or (cells, genes)
+    dropout_logits: Tensor  # (cells, genes)
+
+    @property
+    def expressed(self) -> NegativeBinomial:
+        return NegativeBinomial(self.log_mean, self.log_dispersion)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the counts, losses included."""
+        return torch.sigmoid(-self.dropout_logits) * self.log_mean.exp()
+
+    def log_likelihood(self, counts: Tensor) -> Tensor:
+        """Sum over genes, (cells,)."""
+        return zero_inflated_negative_binomial.log_likelihood(
+            counts, self.log_mean, self.log_dispersion, self.dropout_logits
+        )
+
+    def sample_denoised(self) -> Tensor:
+        """One draw of the rate before anything is lost, (cells, genes)."""
+        return self.expressed.sample_denoised()
+
+    def sample(self) -> Tensor:
+        """One posterior predictive draw, (cells, genes)."""
+        kept = torch.bernoulli(torch.sigmoid(-self.dropout_logits))
+        return self.expressed.sample() * kept
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Name -> (cells, genes); the mean is that of the negative binomial part."""
+        return {**self.expressed.parameters(), "dropout": torch.sigmoid(self.dropout_logits)}
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Real-valued expression about its mean; for data that was normalised already."""
+
+    log_mean: Tensor  # (cells, genes)
+    log_scale: Tensor  # log standard deviation, (genes,) or (cells, genes)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_mean.exp()
+
+    @property
+    def _normal(self) -> Normal:
+        return Normal(self.mean, self.log_scale.exp().expand_as(self.log_mean), validate_args=False)
+
+    def log_likelihood(self, counts: Tensor) -> Tensor:
+        """Sum over genes, (cells,)."""
+        return self._normal.log_prob(counts).sum(1)
+
+    def sample(self) -> Tensor:
+        """One posterior predictive draw, (cells, genes)."""
+        return self._normal.sample()
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Name -> (cells, genes)."""
+        return {"mean": self.mean, "standard_deviation": self._normal.scale}
+
+    def sample_denoised(self) -> Tensor:
+        """One draw about the mean, (cells, genes)."""
+        return self.sample()

@@ -1,0 +1,21 @@
+"""One file, one generative model. `named` finds the file that a stored model asks for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from scvi_pp._errors import ModelRecordError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+NAMES = ("scvi",)
+
+
+def named(name: str) -> ModuleType:
+    """The module of a model, with its Inputs, Hyperparameters, Network and build."""
+    if name not in NAMES:
+        msg = f"The stored model is a {name!r}, which this version of scvi_pp does not know. Known: {', '.join(NAMES)}."
+        raise ModelRecordError(msg)
+    return import_module(f"scvi_pp._backend.models.{name}")

@@ -1,0 +1,67 @@
+"""First and second moments of counts, in one pass over the training cells: where a model of counts may begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scvi_pp._backend.streams import Cells
+
+# beyond these the method of moments says "no overdispersion seen" or rests on a handful of counts
+DISPERSION_RANGE = (0.05, 100.0)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of counts x with mean exposure * share: the exposure of a cell is its total, or its size factor."""
+
+    share: Tensor  # (genes,)
+    dispersion: Tensor  # (genes,) theta in variance = mean + mean^2 / theta
+    deviation: Tensor  # (genes,) standard deviation about the mean
+
+
+def expression_moments(cells: Cells, rows: Tensor, *, block: int = 4096) -> Moments:
+    """Moments of the expression of each gene, accumulated in float64."""
+    x_sum: Tensor | float = 0.0
+    x_squared: Tensor | float = 0.0
+    x_exposure: Tensor | float = 0.0
+    exposure_sum = exposure_squared = 0.0
+    for _, cell in cells.blocks(block, rows):
+        x = cell.counts.double()
+        exposure = x.sum(1) if cell.size_factor is None else cell.size_factor.double()
+        x_sum = x_sum + x.sum(0)
+        x_squared = x_squared + (x * x).sum(0)
+        x_exposure = x_exposure + exposure @ x
+        exposure_sum += float(exposure.sum())
+        exposure_squared += float(exposure @ exposure)
+    share = torch.as_tensor(x_sum) / max(exposure_sum, 1.0)
+    expected_squared = share * share * exposure_squared
+    residual = x_squared - 2 * share * x_exposure + expected_squared  # sum over cells of (x - mean)^2
+    excess = (residual - x_sum).clamp(min=1e-12)
+    seen = share[share > 0]
+    smallest = float(seen.min()) if len(seen) else 1.0 / len(share)
+    return Moments(
+        share.clamp(min=smallest).float(),
+        (expected_squared / excess).clamp(*DISPERSION_RANGE).float(),
+        (residual / len(rows)).clamp(min=1e-8).sqrt().float(),
+    )
+
+
+def library_moments(cells: Cells, rows: Tensor, n_batches: int, *, block: int = 4096) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the log total count of each batch, (n_batches,) each; 0 and 1 where a batch is empty.
+
+    Cells without counts say nothing of the library size and are left out.
+    """
+    log_total = torch.cat([cell.counts.sum(1).double() for _, cell in cells.blocks(block, rows)])
+    batch = torch.cat([cell.batch for _, cell in cells.blocks(block, rows)])
+    batch, log_total = batch[log_total > 0], log_total[log_total > 0].log()
+    n = torch.bincount(batch, minlength=n_batches)
+    mean = torch.bincount(batch, log_total, minlength=n_batches) / n.clamp(min=1)
+    deviation = (log_total - mean[batch]).square()
+    variance = torch.bincount(batch, deviation, minlength=n_batches) / n.clamp(min=1)
+    return mean.float(), torch.where(variance > 0, variance, 1.0).float()

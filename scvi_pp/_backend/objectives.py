@@ -1,0 +1,24 @@
+"""What training maximises."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Elbo(NamedTuple):
+    """The evidence lower bound of each cell, by parts, (cells,) each."""
+
+    reconstruction: Tensor  # log p(x | z)
+    divergence: Tensor  # KL terms that the warm-up scales
+    fixed_divergence: Tensor  # KL terms at full weight from the first step on
+
+    @property
+    def bound(self) -> Tensor:
+        """The bound itself: higher is better."""
+        return self.reconstruction - self.divergence - self.fixed_divergence
+
+    def loss(self, kl_weight: float | Tensor) -> Tensor:
+        """Mean negative bound with its warmed-up part weighted."""
+        return -(self.reconstruction - kl_weight * self.divergence - self.fixed_divergence).mean()

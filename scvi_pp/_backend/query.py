@@ -1,0 +1,268 @@
+"""What a fitted network says of cells, a block at a time.
+
+`Posterior` needs nothing of a network but encode, latent, decode and log_scale. Results do not depend on the size of
+the blocks: all draws of a latent position are made for all cells at once, before any block is looked at.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, vstack
+
+from scvi_pp._backend.device import private_random
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+    from torch.distributions import Normal
+
+    from scvi_pp._backend.likelihoods import Likelihood
+    from scvi_pp._backend.objectives import Elbo
+    from scvi_pp._backend.streams import Cells
+
+# entries of one decoded block: about 32 MB a float32 array, of which a few are alive at a time
+BLOCK_ENTRIES = 8_000_000
+LARGEST_BLOCK = 4096
+SIMPLEX_DRAWS = 1000
+
+
+class Answering(Protocol):
+    """What a network must be able to do to be asked."""
+
+    hyperparameters: Any
+
+    def eval(self) -> Any: ...
+    def encode(self, cells: Any) -> Any: ...
+    def latent(self, position: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor, library: Tensor, cells: Any) -> Likelihood: ...
+    def log_scale(self, z: Tensor, cells: Any) -> Tensor: ...
+    def elbo(self, cells: Any) -> Elbo: ...
+    def log_importance_weight(self, posterior: Any, cells: Any) -> Tensor: ...
+
+
+class Posterior:
+    """A network and the cells it is asked about.
+
+    `n_samples=None` takes the posterior mean of the latent position, a number that many draws of it.
+    """
+
+    def __init__(self, network: Answering, cells: Cells, *, seed: int = 0, batch_size: int | None = None) -> None:
+        self.network, self.cells, self.seed, self.batch_size = network, cells, seed, batch_size
+        self.n_latent: int = network.hyperparameters.n_latent
+        self.n_genes: int = network.hyperparameters.n_genes
+
+    # ---- where cells are
+
+    def latent_mean(self) -> np.ndarray:
+        """Posterior mean of the latent position, float32 (cells, n_latent)."""
+        out = np.empty((self.cells.n_cells, self.n_latent), dtype=np.float32)
+        with self._asking():
+            for where, cells in self._blocks(decoded=False):
+                out[where] = _host(self._mean_position(self.network.encode(cells).q_z))
+        return out
+
+    def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of q(z | x), before the softmax of "ln", (cells, n_latent) each."""
+        mean = np.empty((self.cells.n_cells, self.n_latent), dtype=np.float32)
+        variance = np.empty_like(mean)
+        with self._asking():
+            for where, cells in self._blocks(decoded=False):
+                q_z = self.network.encode(cells).q_z
+                mean[where], variance[where] = _host(q_z.mean), _host(q_z.variance)
+        return mean, variance
+
+    def latent_samples(self, n_samples: int) -> np.ndarray:
+        """Draws of the latent position, float32 (n_samples, cells, n_latent)."""
+        out = np.empty((n_samples, self.cells.n_cells, self.n_latent), dtype=np.float32)
+        with self._asking():
+            for sample in range(n_samples):
+                for where, _, z, _ in self._positions(sample, decoded=False):
+                    out[sample, where] = _host(z)
+        return out
+
+    # ---- what they express
+
+    def denoised(
+        self,
+        out: np.ndarray,
+        *,
+        columns: np.ndarray | None,
+        into: np.ndarray | None = None,
+        library_size: float | None,
+        batches: Sequence[int] | None,
+        n_samples: int | None,
+    ) -> np.ndarray:
+        """Fill `out` (cells, width) with expression at a library size (None: that of the cell).
+
+        `columns` are the genes asked for (None: all), `into` the columns of `out` they go to (None: all, in order).
+        Means over draws and batches are kept running, so memory does not grow with either.
+        """
+        passes = list(batches) if batches is not None else [None]
+        share = 1 / (len(passes) * (n_samples or 1))
+        target = slice(None) if into is None else into
+        with self._asking():
+            for sample in self._samples(n_samples):
+                for where, cells, z, library in self._positions(sample):
+                    total = sum(
+                        _pick(self._expression(z, _moved(cells, batch), library, library_size), columns)
+                        for batch in passes
+                    )
+                    values = _host(total * share)  # type: ignore[operator]
+                    if sample in (None, 0):
+                        out[where, target] = values
+                    else:
+                        out[where, target] += values
+        return out
+
+    def _expression(self, z: Tensor, cells: Any, library: Tensor, library_size: float | None) -> Tensor:
+        log_scale = self.network.log_scale(z, cells)
+        return (library + log_scale).exp() if library_size is None else log_scale.exp() * library_size
+
+    def parameters(self, *, columns: np.ndarray | None, n_samples: int | None) -> dict[str, np.ndarray]:
+        """The parameters of p(x | z), averaged over draws, name -> (cells, genes)."""
+        out: dict[str, np.ndarray] = {}
+        with self._asking():
+            for sample in self._samples(n_samples):
+                for where, cells, z, library in self._positions(sample):
+                    for name, value in self.network.decode(z, library, cells).parameters().items():
+                        picked = _host(_pick(value, columns)) / (n_samples or 1)
+                        whole = out.setdefault(name, np.zeros((self.cells.n_cells, picked.shape[1]), np.float32))
+                        whole[where] += picked
+        return out
+
+    def predictive(
+        self, n_samples: int, *, columns: np.ndarray | None, batches: Sequence[int] | None
+    ) -> list[csr_matrix]:
+        """Posterior predictive draws, one sparse (cells, genes) matrix each; with batches, one of them by chance."""
+        out = []
+        with self._asking():
+            for sample in range(n_samples):
+                blocks = []
+                for _, cells, z, library in self._positions(sample, draw_library=True):
+                    p_x = self.network.decode(z, library, _drawn_batch(cells, batches))
+                    blocks.append(csr_matrix(_host(_pick(p_x.sample(), columns))))
+                out.append(vstack(blocks, format="csr"))
+        return out
+
+    def denoised_draws(
+        self, n_samples: int, *, columns: np.ndarray | None, batch: int | None, library_size: float
+    ) -> np.ndarray:
+        """Draws of the rate behind the counts at one library size, (n_samples * cells, genes)."""
+        n_cells = self.cells.n_cells
+        out = np.empty((n_samples * n_cells, self.n_genes if columns is None else len(columns)), np.float32)
+        with self._asking():
+            for sample in range(n_samples):
+                for where, cells, z, library in self._positions(sample):
+                    fixed = torch.full_like(library, library_size).log()
+                    p_x = self.network.decode(z, fixed, _moved(cells, batch))
+                    rows = slice(sample * n_cells + where.start, sample * n_cells + where.stop)
+                    out[rows] = _host(_pick(p_x.sample_denoised(), columns))
+        return out
+
+    def library_size(self) -> np.ndarray:
+        """Expected library size, (cells,): observed, given, or the mean of its log-normal posterior."""
+        out = np.empty(self.cells.n_cells, dtype=np.float32)
+        with self._asking():
+            for where, cells in self._blocks(decoded=False):
+                posterior = self.network.encode(cells)
+                spread = 0.0 if posterior.q_library is None else posterior.q_library.variance / 2
+                out[where] = _host((posterior.library + spread).exp())[:, 0]
+        return out
+
+    # ---- how well they are explained
+
+    def elbo(self, n_samples: int) -> dict[str, np.ndarray]:
+        """The bound of each cell and its reconstruction term, mean over draws, float64 (cells,)."""
+        out = {name: np.zeros(self.cells.n_cells) for name in ("bound", "reconstruction")}
+        with self._asking():
+            for _ in range(n_samples):
+                for where, cells in self._blocks():
+                    elbo = self.network.elbo(cells)
+                    out["bound"][where] += _host(elbo.bound) / n_samples
+                    out["reconstruction"][where] += _host(elbo.reconstruction) / n_samples
+        return out
+
+    def marginal_log_likelihood(self, n_samples: int) -> np.ndarray:
+        """log p(x) of each cell by importance sampling from the posterior, float64 (cells,)."""
+        out = np.full(self.cells.n_cells, -np.inf)
+        with self._asking():
+            for where, cells in self._blocks():
+                posterior = self.network.encode(cells)
+                total = torch.full((where.stop - where.start,), -torch.inf, dtype=torch.float64)
+                for _ in range(n_samples):
+                    weight = self.network.log_importance_weight(posterior, cells)
+                    total = torch.logaddexp(total, weight.double().cpu())
+                out[where] = total.numpy() - np.log(n_samples)
+        return out
+
+    # ---- how blocks are walked through
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        self.network.eval()
+        with torch.inference_mode(), private_random(self.cells.device, self.seed):
+            yield
+
+    def _blocks(self, *, decoded: bool = True) -> Iterator[tuple[slice, Any]]:
+        entries = self.n_genes * (4 if decoded else 1)
+        size = self.batch_size or max(2, min(LARGEST_BLOCK, BLOCK_ENTRIES // entries))
+        return self.cells.blocks(size)
+
+    def _samples(self, n_samples: int | None) -> Sequence[int | None]:
+        return [None] if n_samples is None else range(n_samples)
+
+    def _positions(
+        self, sample: int | None, *, decoded: bool = True, draw_library: bool = False
+    ) -> Iterator[tuple[slice, Any, Tensor, Tensor]]:
+        """Each block with its latent position and log library size: posterior means, or the draw of that number."""
+        noise = None if sample is None else self._noise(sample)
+        for where, cells in self._blocks(decoded=decoded):
+            posterior = self.network.encode(cells)
+            if noise is None:
+                z = self._mean_position(posterior.q_z)
+            else:
+                z = self.network.latent(posterior.q_z.loc + posterior.q_z.scale * noise[where])
+            hidden = draw_library and posterior.q_library is not None
+            yield where, cells, z, posterior.q_library.sample() if hidden else posterior.library
+
+    def _noise(self, sample: int) -> Tensor:
+        """Standard normal draws for every cell: the same whatever the blocks are."""
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, sample]).generate_state(1)[0]))
+        return torch.randn(self.cells.n_cells, self.n_latent, generator=generator).to(self.cells.device)
+
+    def _mean_position(self, q_z: Normal) -> Tensor:
+        """The mean of the latent position; that of a softmax is taken over draws shared by all cells."""
+        if self.network.hyperparameters.latent_distribution == "normal":
+            return q_z.loc
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(SIMPLEX_DRAWS // 2, self.n_latent, generator=generator).to(q_z.loc.device)
+        mean = torch.zeros_like(q_z.loc)
+        for draw in torch.cat([noise, -noise]).split(50):
+            mean += self.network.latent(q_z.loc[:, None] + q_z.scale[:, None] * draw).sum(1)
+        return mean / SIMPLEX_DRAWS
+
+
+def _host(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.cpu().numpy()
+    return array
+
+
+def _pick(values: Tensor, columns: np.ndarray | None) -> Tensor:
+    return values if columns is None else values[:, torch.as_tensor(columns, device=values.device)]
+
+
+def _moved(cells: Any, batch: int | None) -> Any:
+    """The cells as if they had been measured in another batch."""
+    return cells if batch is None else cells._replace(batch=torch.full_like(cells.batch, batch))
+
+
+def _drawn_batch(cells: Any, batches: Sequence[int] | None) -> Any:
+    if batches is None:
+        return cells
+    choices = torch.tensor(batches, device=cells.batch.device)
+    return cells._replace(batch=choices[torch.randint(len(choices), cells.batch.shape, device=cells.batch.device)])

@@ -1,0 +1,125 @@
+"""Every key that scvi_pp writes into an AnnData, in one place; all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from .._errors import InputError
+
+
+def key_names(model: str, key_added: str | None) -> tuple[str, str, str]:
+    """Return the keys in obsm, uns and layers, as `sc.tl.umap` chooses them.
+
+    >>> key_names("scvi", None)
+    ('X_scvi', 'scvi', 'scvi_denoised')
+    >>> key_names("scvi", "rna")
+    ('rna', 'rna', 'rna_denoised')
+    """
+    if key_added is None:
+        return f"X_{model}", model, f"{model}_denoised"
+    check_key(key_added, argument="key_added")
+    return key_added, key_added, f"{key_added}_denoised"
+
+
+def check_key(name: object, *, argument: str = "key_added") -> str:
+    """Return the name if h5ad and zarr files can hold it. To be called before any training."""
+    if not isinstance(name, str):
+        msg = f"{argument} takes a name (str), not {name!r}."
+        raise InputError(msg)
+    if not name or name in (".", "..") or "/" in name or "\0" in name or not _encodes(name):
+        msg = f"{argument}={name!r} cannot be a key in an h5ad or zarr file. Use a name without '/', such as 'scvi_2'."
+        raise InputError(msg)
+    return name
+
+
+def _encodes(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_writable(adata: AnnData) -> None:
+    """Refuse what cannot take results: a view of a file. To be called before any training."""
+    if adata.is_view and adata.isbacked:
+        msg = "adata is a view of a file on disk and cannot take results. Call adata = adata.to_memory() first."
+        raise InputError(msg)
+
+
+def write(
+    adata: AnnData,
+    *,
+    obsm: Mapping[str, Any],
+    layers: Mapping[str, Any],
+    uns: Mapping[str, Any],
+    obs: Mapping[str, Any] | None = None,
+) -> None:
+    """Write all of these entries, or leave the object as it was if anything fails or is interrupted.
+
+    A view becomes an object of its own first, as scanpy does it.
+    """
+    obs = {} if obs is None else obs
+    check_writable(adata)
+    _check(adata, obsm, layers, uns, obs)
+    if adata.is_view:
+        adata._init_as_actual(adata.copy())  # assigning to a view would warn about just this
+    parts = [(adata.obsm, obsm), (adata.layers, layers), (adata.uns, uns), (adata.obs, obs)]
+    undo = [_restoring(target, key) for target, entries in parts for key in entries]
+    try:
+        for target, entries in parts:
+            for key, value in entries.items():
+                target[key] = value
+    except BaseException:  # a stop button too must not leave half of the results
+        for restore in undo:
+            restore()
+        raise
+
+
+def _restoring(target: Any, key: str) -> Callable[[], None]:
+    """Return what puts an entry back as it is now."""
+    if key in target:
+        return partial(target.__setitem__, key, target[key])
+    return partial(_remove, target, key)
+
+
+def _remove(target: MutableMapping[str, Any] | pd.DataFrame, key: str) -> None:
+    if key in target:
+        del target[key]
+
+
+def _check(
+    adata: AnnData,
+    obsm: Mapping[str, Any],
+    layers: Mapping[str, Any],
+    uns: Mapping[str, Any],
+    obs: Mapping[str, Any],
+) -> None:
+    """Find what AnnData would refuse before anything is written."""
+    for entries in (obsm, layers, uns, obs):
+        for key in entries:
+            check_key(key, argument="key")
+    for place, entries in (("obsm", obsm), ("layers", layers), ("obs", obs)):
+        for key, value in entries.items():
+            _check_shape(f"{place}['{key}']", place, np.shape(value), adata)
+            if isinstance(value, pd.Series | pd.DataFrame) and not value.index.equals(adata.obs_names):
+                msg = f"{place}['{key}'] has an index that is not obs_names. Nothing was written."
+                raise InputError(msg)
+
+
+def _check_shape(where: str, place: str, shape: tuple[int, ...], adata: AnnData) -> None:
+    fits = {
+        "obsm": len(shape) >= 2 and shape[0] == adata.n_obs,
+        "layers": shape == adata.shape,
+        "obs": shape == (adata.n_obs,),
+    }
+    if not fits[place]:
+        size = f"{adata.n_obs} cells and {adata.n_vars} genes"
+        msg = f"{where} has shape {shape}, which does not fit {size}. Nothing was written."
+        raise InputError(msg)

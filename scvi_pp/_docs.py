@@ -1,0 +1,78 @@
+"""Parts of docstrings that many verbs share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+KEY = """\
+key
+    Which fitted model: its name in `adata.uns` (the `key_added` of the fit)."""
+
+ADATA_NEW = """\
+adata_new
+    Ask about these cells instead of those of `adata`. Genes are matched by name, nothing is trained."""
+
+GENES = """\
+genes
+    Names of the genes to return, in this order. All modelled genes by default."""
+
+TRANSFORM_BATCH = """\
+transform_batch
+    Ask what would be seen had every cell been measured in this batch; a list averages over several. By default each
+    cell stays in its own batch."""
+
+N_SAMPLES = """\
+n_samples
+    Average over this many draws from the posterior of the latent position. By default its mean is decoded once,
+    which is fast and deterministic."""
+
+RANDOM = """\
+rng, random_state
+    The seed, or a numpy generator to draw it from; give one of the two. `settings.seed` by default. Global random
+    states are never touched."""
+
+BATCH_SIZE = """\
+batch_size
+    Cells looked at together. It changes memory and speed, not results; chosen for you by default."""
+
+TRAINING = """\
+max_epochs
+    Passes through the training cells; also what the learning rate and the KL warm-up are stretched over. By default
+    chosen from the number of cells.
+batch_size
+    Cells per training step, 128 by default.
+learning_rate
+    The largest step size of Adam; it rises at the start and falls to zero at the end.
+weight_decay
+    L2 penalty on the weights, 1e-6 by default.
+kl_warmup
+    Share of the run over which the weight of the KL term rises from 0 to `kl_weight`.
+kl_weight
+    The final weight of the KL term, 1 by default (the ELBO itself).
+early_stopping
+    End when the held-out ELBO has not improved for `patience` epochs. The best weights are kept in any case.
+patience
+    Epochs to wait; by default a fifth of the run and at least 10.
+validation_size
+    Share of cells held out to measure the ELBO, 0.1 by default.
+validation_indices
+    The cells to hold out instead: positions or a boolean mask.
+checkpoint
+    A file that is kept up to date during training. If the process is killed, the same call continues from it."""
+
+
+def documented(**parts: str) -> Callable[[Verb], Verb]:
+    """Fill `{name}` places of a docstring, each alone on its line, with shared parts at the same indent."""
+
+    def fill(verb: Verb) -> Verb:
+        text = inspect.cleandoc(verb.__doc__ or "")
+        for name, part in parts.items():
+            text = text.replace(f"{{{name}}}", part)
+        verb.__doc__ = text
+        return verb
+
+    return fill

@@ -1,0 +1,30 @@
+"""Getters: answers of a fitted model, returned and never written."""
+
+from __future__ import annotations
+
+from scvi_pp.get._batch_representation import batch_representation
+from scvi_pp.get._denoised import denoised
+from scvi_pp.get._elbo import elbo, reconstruction_error
+from scvi_pp.get._feature_correlation import feature_correlation
+from scvi_pp.get._history import history
+from scvi_pp.get._latent import latent
+from scvi_pp.get._library_size import library_size
+from scvi_pp.get._likelihood_parameters import likelihood_parameters
+from scvi_pp.get._marginal_log_likelihood import marginal_log_likelihood
+from scvi_pp.get._model_info import model_info
+from scvi_pp.get._samples import samples
+
+__all__ = [
+    "batch_representation",
+    "denoised",
+    "elbo",
+    "feature_correlation",
+    "history",
+    "latent",
+    "library_size",
+    "likelihood_parameters",
+    "marginal_log_likelihood",
+    "model_info",
+    "reconstruction_error",
+    "samples",
+]

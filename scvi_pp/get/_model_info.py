@@ -1,0 +1,56 @@
+"""What is known of a fitted model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scvi_pp import _docs
+from scvi_pp._data.fitted import from_record
+from scvi_pp._data.read import check_anndata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@_docs.documented(KEY=_docs.KEY)
+def model_info(adata: AnnData, *, key: str = "scvi") -> dict[str, Any]:
+    """Return what a fitted model is, what it reads, and how it was trained.
+
+    Parameters
+    ----------
+    adata
+        The object a model was fitted to.
+    {KEY}
+
+    Returns
+    -------
+    `"model"`, its name; `"genes"`, the modelled genes; `"batches"`, the batches it knows; `"hyperparameters"`;
+    `"training"` (seed, device, epochs, ELBO, seconds, versions); `"reads"` (which layer and columns);
+    `"n_parameters"`.
+
+    Examples
+    --------
+    >>> import scvi_pp as svp
+    >>> svp.settings.verbosity = 0
+    >>> adata = svp.datasets.pbmc68k()[:, :50].copy()
+    >>> svp.tl.scvi(adata, max_epochs=1, denoise=False)
+    >>> info = svp.get.model_info(adata)
+    >>> info["model"], len(info["genes"]), info["training"]["seed"]
+    ('scvi', 50, 0)
+    """
+    check_anndata(adata, verb="get.model_info")
+    stored = from_record(adata.uns, key)
+    sources = {name: source.to_dict() for name, source in stored.sources.items()}
+    memory = ("kind", "levels", "var_names", "mean", "scale")
+    return {
+        "model": stored.model,
+        "genes": list(sources["counts"]["var_names"]),
+        "batches": list(sources["batch"]["levels"]),
+        "hyperparameters": dict(stored.hyperparameters),
+        "training": dict(stored.facts),
+        "reads": {
+            name: {option: value for option, value in source.items() if option not in memory}
+            for name, source in sources.items()
+        },
+        "n_parameters": int(sum(weight.size for weight in stored.weights.values())),
+    }

@@ -1,0 +1,74 @@
+"""Counts drawn from a fitted model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scvi_pp import _docs
+from scvi_pp._fitted_model import open_model
+from scvi_pp._seed import seed_from
+from scvi_pp.get._options import checked_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+    from scvi_pp._seed import Seed
+
+
+@_docs.documented(
+    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, GENES=_docs.GENES, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
+)
+def samples(
+    adata: AnnData,
+    *,
+    key: str = "scvi",
+    adata_new: AnnData | None = None,
+    genes: Sequence[str] | str | None = None,
+    transform_batch: object = None,
+    n_samples: int = 1,
+    batch_size: int | None = None,
+    rng: Seed = None,
+    random_state: Seed = None,
+) -> csr_matrix | list[csr_matrix]:
+    """Return counts as the model would measure these cells again (posterior predictive draws).
+
+    Compare them with the data to see what the model explains, or use them as replicates.
+
+    Parameters
+    ----------
+    adata
+        The object a model was fitted to.
+    {KEY}
+    {ADATA_NEW}
+    {GENES}
+    transform_batch
+        Draw as if every cell had been measured in this batch; of a list, each cell takes one by chance, so that draws
+        stay counts.
+    n_samples
+        Number of draws.
+    {BATCH_SIZE}
+    {RANDOM}
+
+    Returns
+    -------
+    Sparse `(n_obs, n_genes)`, or a list of them for more than one draw. Genes as in `get.model_info(adata)["genes"]`.
+
+    Examples
+    --------
+    >>> import scvi_pp as svp
+    >>> svp.settings.verbosity = 0
+    >>> adata = svp.datasets.pbmc68k()[:, :50].copy()
+    >>> svp.tl.scvi(adata, max_epochs=1, denoise=False)
+    >>> svp.get.samples(adata).shape
+    (700, 50)
+    """
+    checked_count("n_samples", n_samples)
+    seed = seed_from(rng, random_state)
+    model = open_model(adata, key, verb="get.samples", adata_new=adata_new, seed=seed, batch_size=batch_size)
+    draws = model.posterior.predictive(
+        n_samples, columns=model.columns(genes), batches=model.batches(transform_batch)
+    )
+    return draws[0] if n_samples == 1 else draws

@@ -1,0 +1,7 @@
+"""Plots: drawn from what is stored in the object."""
+
+from __future__ import annotations
+
+from scvi_pp.pl._history import history
+
+__all__ = ["history"]

@@ -1,0 +1,181 @@
+"""From a model's arrays to its results in the object: what every model verb does after it has read its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scvi_pp import _logging
+from scvi_pp._data.fitted import Fitted, check_save_model, to_record
+from scvi_pp._data.read import check_anndata, read
+from scvi_pp._data.write import check_writable, key_names, write
+from scvi_pp._errors import InputError, TrainingError, listing
+from scvi_pp._settings import settings
+from scvi_pp.tl._training import checked, plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from scvi_pp._backend.fit import Outcome
+    from scvi_pp.tl._training import Training
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a model verb was asked beside its model: checked on creation, before anything is read or trained."""
+
+    adata: AnnData
+    model: str
+    seed: int
+    key_added: str | None
+    denoise: bool | None
+    save_model: bool | str | Path
+    device: str | None
+    training: Training
+
+    def __post_init__(self) -> None:
+        check_anndata(self.adata, verb=self.verb)
+        check_writable(self.adata)
+        key_names(self.model, self.key_added)
+        check_save_model(self.save_model)
+        checked(self.training, verb=self.verb)
+        if self.denoise not in (None, True, False):
+            raise InputError(f"denoise={self.denoise!r} must be True, False or None.")
+        if self.adata.n_obs < 2:
+            raise InputError(f"adata has {self.adata.n_obs} cells; {self.verb} needs at least 2.")
+
+    @property
+    def verb(self) -> str:
+        return f"tl.{self.model}"
+
+
+def fit_and_write(call: Call, sources: Any, hyperparameters: Any, params: dict[str, Any]) -> None:
+    """Train the model on the object's cells, then write latent, denoised layer and model, all or nothing."""
+    from scvi_pp._backend import device as devices
+    from scvi_pp._backend import models, weights
+    from scvi_pp._backend.query import Posterior
+    from scvi_pp._backend.streams import Cells
+
+    where = devices.choose(settings.device if call.device is None else call.device)
+    network, outcome, cells = _train(call, models.named(call.model), sources, hyperparameters, where, Cells)
+    posterior = Posterior(network, cells, seed=call.seed)
+    obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
+    layers = _layers(call, posterior, sources.counts.var_names, layer_key)
+    facts = _facts(call, outcome, where)
+    fitted = Fitted(
+        model=call.model,
+        sources=sources._asdict(),
+        hyperparameters=asdict(hyperparameters),
+        weights=weights.to_arrays(network),
+        facts=facts,
+        history=outcome.history,
+        params={"model": call.model, **_readable(params), **_readable(facts)},
+    )
+    record = to_record(fitted, save_model=call.save_model)
+    write(call.adata, obsm={obsm_key: posterior.latent_mean()}, layers=layers, uns={uns_key: record})
+    _report(call, outcome, where, [f"obsm['{obsm_key}']", *(f"layers['{key}']" for key in layers), f"uns['{uns_key}']"])
+
+
+def _train(call: Call, model: Any, sources: Any, hyperparameters: Any, where: Any, cells_on: Any) -> Any:
+    from scvi_pp._backend.checkpoint import digest
+    from scvi_pp._backend.device import private_random
+    from scvi_pp._backend.fit import Diverged, fit
+
+    arrays = read(call.adata, sources, verb=call.verb)
+    _report_empty_cells(arrays.counts)
+    options = checked(call.training, verb=call.verb)
+    training = plan(options, n_cells=call.adata.n_obs, seed=call.seed, label=call.model)
+    cells = cells_on(arrays, where)
+    with private_random(where, call.seed):
+        network = model.build(hyperparameters).to(where)
+    facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type}
+    if training.checkpoint is not None:
+        facts["data"] = digest(arrays)
+    try:
+        return network, fit(network, cells, training, facts=facts), cells
+    except Diverged as error:
+        raise TrainingError(_divergence(call, error.rows)) from error
+
+
+def _divergence(call: Call, rows: np.ndarray) -> str:
+    finding = f"{call.verb}: the loss was never finite, even at the smallest learning rate tried."
+    if len(rows):
+        names = listing(call.adata.obs_names[rows], quoted=True)
+        return f"{finding} The model cannot explain {len(rows)} cells: {names}. Look at their counts, or remove them."
+    return f"{finding} Try a smaller learning_rate, gene_likelihood='nb', or look for extreme counts."
+
+
+def _layers(call: Call, posterior: Any, genes: tuple[str, ...], layer_key: str) -> dict[str, np.ndarray]:
+    """The denoised layer, if it is wanted and may be that large; NaN where a gene was not modelled."""
+    adata = call.adata
+    n_bytes = 4 * adata.n_obs * adata.n_vars
+    if call.denoise is False:
+        return {}
+    if call.denoise is None and n_bytes > settings.max_layer_bytes:
+        _, key, _ = key_names(call.model, call.key_added)
+        _logging.info(
+            f"The denoised layer would take {n_bytes / 1e9:.1f} GB, more than settings.max_layer_bytes: not written. "
+            f"Get it with tl.denoise(adata, key={key!r}), or some genes with get.denoised(adata, genes=...)."
+        )
+        return {}
+    return {layer_key: denoised_layer(posterior, adata, genes)}
+
+
+def denoised_layer(posterior: Any, adata: AnnData, genes: tuple[str, ...], **options: Any) -> np.ndarray:
+    """Denoised expression shaped like the object: NaN where a gene was not modelled or not asked for."""
+    options = {"columns": None, "library_size": 1.0, "batches": None, "n_samples": None, **options}
+    names = genes if options["columns"] is None else [genes[column] for column in options["columns"]]
+    into = adata.var_names.get_indexer(list(names))
+    if adata.n_vars == len(into) and np.array_equal(into, np.arange(len(into))):
+        out = np.empty(adata.shape, dtype=np.float32)
+        return np.asarray(posterior.denoised(out, into=None, **options))
+    out = np.full(adata.shape, np.nan, dtype=np.float32)
+    return np.asarray(posterior.denoised(out, into=into, **options))
+
+
+def _report_empty_cells(counts: Any) -> None:
+    n_empty = int(np.sum(np.diff(counts.indptr) == 0))
+    if n_empty:
+        _logging.warning(
+            f"{n_empty} of {counts.shape[0]} cells have no counts in the modelled genes: their latent position says "
+            "nothing. Consider sc.pp.filter_cells(adata, min_counts=1)."
+        )
+
+
+def _facts(call: Call, outcome: Outcome, where: Any) -> dict[str, Any]:
+    return {
+        "seed": call.seed,
+        "device": str(where),
+        "n_obs": call.adata.n_obs,
+        "n_epochs": outcome.n_epochs,
+        "best_epoch": outcome.best_epoch,
+        "elbo": float(outcome.best_elbo),
+        "ended": outcome.ended,
+        "seconds": round(outcome.seconds, 3),
+        **{f"{name}_version": version(package) for name, package in (("scvi_pp", "scvi_pp"), ("torch", "torch"))},
+    }
+
+
+def _readable(params: dict[str, Any]) -> dict[str, Any]:
+    """Flat scalars and strings: None is left out, several names are joined."""
+    joined = {name: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for name, v in params.items()}
+    return {name: value for name, value in joined.items() if value is not None}
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _report(call: Call, outcome: Outcome, where: Any, written: list[str]) -> None:
+    held_out = "held-out ELBO" if "elbo_validation" in outcome.history else "ELBO"
+    reason = {"budget": "", "converged": ", converged", "stopped": ", stopped by you", "diverged": ", diverged"}
+    _logging.info(
+        f"{call.model}: {outcome.n_epochs} epochs on {where}{reason[outcome.ended]}, {held_out} "
+        f"{outcome.best_elbo:.2f} per cell (epoch {outcome.best_epoch}), {outcome.seconds:.1f} s. "
+        f"Added {', '.join(written)}."
+    )

@@ -1,0 +1,41 @@
+"""Checks of a model's options: one message for every impossible choice or number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from scvi_pp._errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def check_choices(given: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
+    """Refuse an option that is none of the Literal of its name."""
+    for name, literal in choices.items():
+        known = get_args(literal)
+        if given[name] not in known:
+            hint = did_you_mean(given[name], known)
+            raise InputError(f"{name}={given[name]!r} is unknown.{hint} Choose one of {', '.join(map(repr, known))}.")
+
+
+def check_sizes(given: Mapping[str, Any], *names: str) -> None:
+    """Refuse a size that is no whole number of at least 1."""
+    for name in names:
+        value = given[name]
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+            raise InputError(f"{name}={value!r} must be a whole number of at least 1.")
+
+
+def check_flags(given: Mapping[str, Any], *names: str) -> None:
+    """Refuse a switch that is neither True nor False."""
+    for name in names:
+        if not isinstance(given[name], bool):
+            raise InputError(f"{name}={given[name]!r} must be True or False.")
+
+
+def check_rate(given: Mapping[str, Any], name: str) -> None:
+    """Refuse a dropout rate outside [0, 1)."""
+    value = given[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InputError(f"{name}={value!r} must be a number of at least 0 and below 1.")

@@ -1,0 +1,141 @@
+"""The training options that every model shares, checked before anything is read."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from scvi_pp._errors import InputError
+from scvi_pp._settings import settings
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from scvi_pp._backend.fit import Plan
+
+
+class Training(TypedDict, total=False):
+    """How long, how fast, on which cells; see `tl.scvi` for what each means."""
+
+    max_epochs: int | None
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    kl_warmup: float
+    kl_weight: float
+    early_stopping: bool
+    patience: int | None
+    validation_size: float
+    validation_indices: ArrayLike | None
+    checkpoint: str | Path | None
+
+
+DEFAULTS = Training(
+    max_epochs=None,
+    batch_size=128,
+    learning_rate=4e-3,
+    weight_decay=1e-6,
+    kl_warmup=0.25,
+    kl_weight=1.0,
+    early_stopping=True,
+    patience=None,
+    validation_size=0.1,
+    validation_indices=None,
+    checkpoint=None,
+)
+
+# name: (smallest, whether it itself is allowed, largest)
+RANGES: dict[str, tuple[float, bool, float]] = {
+    "max_epochs": (1, True, math.inf),
+    "batch_size": (2, True, math.inf),
+    "learning_rate": (0, False, math.inf),
+    "weight_decay": (0, True, math.inf),
+    "kl_warmup": (0, True, 1),
+    "kl_weight": (0, True, math.inf),
+    "patience": (1, True, math.inf),
+    "validation_size": (0, True, 0.9),
+}
+WHOLE = ("max_epochs", "batch_size", "patience")
+
+
+def checked(training: Training, *, verb: str) -> Training:
+    """The options with defaults filled in; unknown names and impossible values are refused."""
+    for name in training:
+        if name not in DEFAULTS:
+            near = difflib.get_close_matches(name, DEFAULTS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Training options: {', '.join(DEFAULTS)}."
+            raise TypeError(f"{verb} got an unexpected argument {name!r}.{hint}")
+    options: Training = {**DEFAULTS, **training}
+    for name, bounds in RANGES.items():
+        _check_range(name, options[name], *bounds)  # type: ignore[literal-required]
+    if not isinstance(options["early_stopping"], bool):
+        raise InputError(f"early_stopping={options['early_stopping']!r} must be True or False.")
+    return options
+
+
+def _check_range(name: str, value: Any, smallest: float, allowed: bool, largest: float) -> None:
+    if value is None and DEFAULTS[name] is None:  # type: ignore[literal-required]
+        return
+    kind = "a whole number" if name in WHOLE else "a number"
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    fits = is_number and smallest <= value <= largest and (allowed or value > smallest)
+    if not fits or (name in WHOLE and value != int(value)):
+        bound = f"of at least {smallest:g}" if allowed else f"above {smallest:g}"
+        top = "" if largest == math.inf else f" and at most {largest:g}"
+        raise InputError(f"{name}={value!r} must be {kind} {bound}{top}.")
+
+
+def plan(options: Training, *, n_cells: int, seed: int, label: str) -> Plan:
+    """The plan of a run on this many cells."""
+    from scvi_pp._backend.fit import Plan, split
+    from scvi_pp._backend.schedule import default_epochs
+
+    batch_size = int(options["batch_size"])
+    epochs = options["max_epochs"]
+    epochs = default_epochs(n_cells, batch_size) if epochs is None else int(epochs)
+    held_out = options["validation_indices"]
+    if held_out is None:
+        training_rows, validation_rows = split(n_cells, float(options["validation_size"]), seed)
+    else:
+        training_rows, validation_rows = _given_split(held_out, n_cells)
+    path = options["checkpoint"]
+    return Plan(
+        max_epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=float(options["learning_rate"]),
+        weight_decay=float(options["weight_decay"]),
+        kl_warmup=float(options["kl_warmup"]),
+        kl_weight=float(options["kl_weight"]),
+        early_stopping=options["early_stopping"],
+        patience=int(options["patience"] or max(10, epochs // 5)),
+        seed=seed,
+        training_rows=training_rows,
+        validation_rows=validation_rows,
+        checkpoint=None if path is None else Path(path).expanduser().absolute(),
+        progress_bar=label if _shows_progress() else None,
+    )
+
+
+def _given_split(held_out: ArrayLike, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+    chosen = np.asarray(held_out)
+    if chosen.dtype == bool:
+        if chosen.shape != (n_cells,):
+            raise InputError(f"validation_indices is a mask of shape {chosen.shape}; there are {n_cells} cells.")
+        chosen = np.flatnonzero(chosen)
+    if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
+        raise InputError("validation_indices must be a list of positions (whole numbers) or a boolean mask.")
+    chosen = chosen.astype(np.int64)
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= n_cells):
+        raise InputError(f"validation_indices holds positions outside 0..{n_cells - 1}.")
+    rest = np.setdiff1d(np.arange(n_cells), chosen)
+    if len(rest) < 2:
+        raise InputError(f"validation_indices leaves {len(rest)} cells to train on; at least 2 are needed.")
+    return rest, np.unique(chosen)
+
+
+def _shows_progress() -> bool:
+    return settings.verbosity > 0 if settings.progress == "auto" else settings.progress and settings.verbosity > 0
