@@ -92,17 +92,17 @@ def open_model(
     from scvi_pp._backend.query import Posterior
     from scvi_pp._backend.streams import Cells
 
-    model = models.named(stored.model)
+    model, where = models.named(stored.model), devices.choose(settings.device if device is None else device)
     try:
         sources = model.Inputs(**stored.sources)
-        network = model.build(model.hyperparameters_from(stored.hyperparameters))
+        with devices.private_random(where, seed):  # a new network starts from random weights
+            network = model.build(model.hyperparameters_from(stored.hyperparameters))
         weights.load(network, stored.weights)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         if isinstance(error, ModelRecordError):
             raise
         msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
         raise ModelRecordError(msg) from error
-    where = devices.choose(settings.device if device is None else device)
     cells = Cells(read(data, sources, verb=verb), where)
     posterior = Posterior(network.to(where), cells, seed=seed, batch_size=batch_size)
     return FittedModel(stored, posterior, data.obs_names)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +39,9 @@ N_REFERENCE = 4000  # cells by which the decoder is scaled
 N_HIDDEN = 64
 
 # Chosen to look like the 2,000 most variable genes of 10x data (PBMC 3k, 4k, and Kang et al. 2018): see the tests.
-COUNTS_PER_GENE = 0.5
-BASE_SD = 1.5  # of the log share of a gene
+COUNTS_PER_GENE = 0.6
+BASE_SD = 1.3  # of the log share of a gene, but for
+BASE_SKEW = 0.6  # the mean of an exponential added to it: a few genes hold much of the counts
 EFFECT_SD = 0.6  # of the log of a gene's effect size: few genes are strong markers
 DISPERSION_SD = 0.7  # of the log of a gene's dispersion
 
@@ -98,7 +100,7 @@ def simulate_rna(
     composition_shift
         Standard deviation of the natural log by which a type's proportion differs between batches.
     library_size
-        Median over cells of the expected total count; by default half a count per gene.
+        Median over cells of the expected total count; by default 0.6 counts per gene.
     library_sd
         Standard deviation over cells of the natural log of the expected total count.
     dispersion
@@ -152,14 +154,13 @@ def simulate_rna(
     >>> adata.varm["true_lfc"].columns.to_list()
     ['type1', 'type2', 'type3']
     """
-    n_obs, n_vars = _size("n_obs", n_obs), _size("n_vars", n_vars)
+    n_obs, n_vars, n_latent = _size("n_obs", n_obs), _size("n_vars", n_vars), _size("n_latent", n_latent)
     n_types, n_batches = _size("n_types", n_types, n_obs), _size("n_batches", n_batches, n_obs)
-    n_latent = _size("n_latent", n_latent)
     _check_range("type_separation", type_separation, 0, 1000)
     _check_range("differential", differential, 0, 1)
     _check_range("effect_size", effect_size, 0, 5)
     _check_range("batch_effect", batch_effect, 0, 5)
-    _check_range("composition_shift", composition_shift, 0, 10)
+    _check_range("composition_shift", composition_shift, 0, 5)
     library_size = COUNTS_PER_GENE * n_vars if library_size is None else library_size
     _check_range("library_size", library_size, 1e-3, 1e6)
     _check_range("library_sd", library_sd, 0, 3)
@@ -246,28 +247,27 @@ def _random_genes(
     random: np.random.Generator,
 ) -> _Genes:
     n_types, n_latent = centers.shape
-    base = np.exp(random.normal(0, BASE_SD, n_vars))
+    base = np.exp(random.normal(0, BASE_SD, n_vars) + random.exponential(BASE_SKEW, n_vars))
     base /= base.sum()
+    # One gene alone cannot vary: what differential genes have together is constant.
     n_differential = round(differential * n_vars)
-    if n_differential == 1:  # its share could not vary: differential genes share a constant mass
-        n_differential = min(2, n_vars) if n_vars > 1 else 0
+    if n_differential == 1:
+        n_differential = 2 if n_vars > 1 else 0
     chosen = np.isin(np.arange(n_vars), random.choice(n_vars, n_differential, replace=False))
     position = centers[random.integers(n_types, size=N_REFERENCE)] + random.standard_normal((N_REFERENCE, n_latent))
     inner = random.standard_normal((n_latent, N_HIDDEN)) / np.sqrt((position**2).mean() * n_latent)
     inner_bias = random.normal(0, 0.5, N_HIDDEN)
     outer = random.standard_normal((N_HIDDEN, n_differential))
     effect = np.tanh(position @ inner + inner_bias) @ outer  # (reference cells, differential genes)
-    effect_sizes = effect_size * np.exp(random.normal(0, EFFECT_SD, n_differential))
-    outer *= effect_sizes / effect.std(0)
-    shift = effect.mean(0) * effect_sizes / effect.std(0)
+    scale = effect_size * np.exp(random.normal(0, EFFECT_SD, n_differential)) / effect.std(0)
     return _Genes(
         base=base,
         dispersion=dispersion * np.exp(random.normal(0, DISPERSION_SD, n_vars)),
         differential=chosen,
         inner=inner.astype(np.float32),
         inner_bias=inner_bias.astype(np.float32),
-        outer=outer.astype(np.float32),
-        outer_bias=(np.log(base[chosen]) - shift).astype(np.float32),
+        outer=(outer * scale).astype(np.float32),
+        outer_bias=(np.log(base[chosen]) - effect.mean(0) * scale).astype(np.float32),
     )
 
 
@@ -275,11 +275,9 @@ def _random_batches(
     n_batches: int, genes: _Genes, batch_effect: float, random: np.random.Generator
 ) -> NDArray[np.float64]:
     """Factors of mean one, weighted by expression: batches differ in what is seen, not in how much."""
-    if n_batches == 1:
-        return np.ones((1, len(genes.base)))
-    factor = np.exp(random.normal(0, batch_effect, (n_batches, len(genes.base))))
-    normalised: NDArray[np.float64] = factor / (factor @ genes.base)[:, None]
-    return normalised  # (batches, genes)
+    factor = np.exp(random.normal(0, batch_effect * (n_batches > 1), (n_batches, len(genes.base))))
+    factor /= (factor @ genes.base)[:, None]
+    return factor  # (batches, genes)
 
 
 def _random_labels(
@@ -305,8 +303,7 @@ def _draw(
     seeds: np.random.SeedSequence,
 ) -> _Drawn:
     """Draw the counts block by block; what is dense is never larger than a block."""
-    n_obs, n_vars = len(cells.batch), len(genes.base)
-    n_types = cells.cell_type.max() + 1
+    n_obs, n_vars, n_types = len(cells.batch), len(genes.base), cells.cell_type.max() + 1
     share_of_type, total_rate = np.zeros((n_types, n_vars)), np.zeros(n_vars)
     kept = np.empty((n_obs, n_vars), np.float32) if true_rate else None
     values, columns, lengths = [], [], [np.zeros(1, np.int64)]
@@ -363,7 +360,7 @@ def _annotated(cells: _Cells, genes: _Genes, batch_factor: NDArray[np.float64], 
         {"mean": drawn.total_rate / n_obs, "dispersion": genes.dispersion, "differential": genes.differential},
         index=[f"gene{i + 1}" for i in range(n_vars)],
     )
-    lfc = pd.DataFrame(_log_fold_changes(cells, genes, drawn), index=var.index, columns=types)
+    lfc = pd.DataFrame(_log_fold_changes(np.bincount(cells.cell_type), genes, drawn), index=var.index, columns=types)
     batch_lfc = pd.DataFrame(np.log2(batch_factor.T), index=var.index, columns=batches)
     return AnnData(
         drawn.counts,
@@ -375,14 +372,12 @@ def _annotated(cells: _Cells, genes: _Genes, batch_factor: NDArray[np.float64], 
     )
 
 
-def _log_fold_changes(cells: _Cells, genes: _Genes, drawn: _Drawn) -> NDArray[np.float64]:
+def _log_fold_changes(n_cells: NDArray[np.intp], genes: _Genes, drawn: _Drawn) -> NDArray[np.float64]:
     """Each type over all other cells, (genes, types)."""
-    n_cells = np.bincount(cells.cell_type)[:, None]  # (types, 1)
-    if len(n_cells) == 1:
-        lfc = np.full((len(genes.base), 1), np.nan)
-    else:
+    lfc = np.full(drawn.share_of_type.T.shape, np.nan)
+    if len(n_cells) > 1:
         others = drawn.share_of_type.sum(0) - drawn.share_of_type  # (types, genes)
-        lfc = np.log2((drawn.share_of_type / n_cells) / (others / (n_cells.sum() - n_cells))).T
+        lfc = np.log2(drawn.share_of_type.T / n_cells) - np.log2(others.T / (n_cells.sum() - n_cells))
     lfc[~genes.differential] = 0  # not the 1e-7 that rounding leaves
     return lfc
 
@@ -401,9 +396,5 @@ def _size(name: str, value: int, n_obs: int | None = None) -> int:
 
 
 def _check_range(name: str, value: float, lowest: float, highest: float) -> None:
-    try:
-        inside = bool(lowest <= value <= highest)  # not for NaN
-    except (TypeError, ValueError):
-        inside = False
-    if not inside:
+    if not (isinstance(value, Real) and lowest <= value <= highest):  # NaN is not inside either
         raise InputError(f"{name}={value!r} cannot be: give a number from {lowest:g} to {highest:g}.")

@@ -1,0 +1,272 @@
+"""scVI against scvi-tools: its weights copied in, the same minibatch, the same noise."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from scvi_pp._backend import kernels
+from scvi_pp._backend.models.scvi import Hyperparameters, Inputs, Network, build
+from scvi_pp._backend.query import Posterior
+from scvi_pp._backend.streams import Cells
+from tests.parity.weights import copy_weights, pairs
+
+pytest.importorskip("scvi")
+
+from scvi.module import VAE  # noqa: E402 - only where the reference is installed
+
+pytestmark = pytest.mark.parity
+
+LIKELIHOODS = ("zinb", "nb", "poisson", "normal")
+DISPERSIONS = ("gene", "gene-batch", "gene-label", "gene-cell")
+N_CELLS, N_GENES, N_BATCHES, N_LABELS, N_LEVELS = 24, 30, 3, 4, (2, 5)
+KL_WEIGHT = 0.3
+VALUE, GRADIENT = 1e-5, 1e-4  # relative
+
+# every way in which covariates, library size and layers are put together
+COVARIATES = {"n_levels": N_LEVELS, "n_numbers": 2}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "no covariates": {"n_batches": 1},
+    "batch": {},
+    "batch, categories and numbers": COVARIATES,
+    "a category with one level": {"n_levels": (1, 3)},
+    "encoded covariates": {**COVARIATES, "encode_covariates": True},
+    "embedding": {**COVARIATES, "batch_representation": "embedding"},
+    "encoded embedding": {**COVARIATES, "batch_representation": "embedding", "encode_covariates": True},
+    "latent library": {**COVARIATES, "use_observed_lib_size": False},
+    "encoded latent library": {**COVARIATES, "use_observed_lib_size": False, "encode_covariates": True},
+    "size factor": {**COVARIATES, "has_size_factor": True},
+    "ln": {**COVARIATES, "latent_distribution": "ln"},
+    "ln and latent library": {**COVARIATES, "latent_distribution": "ln", "use_observed_lib_size": False},
+    "two layers": {**COVARIATES, "n_layers": 2, "encode_covariates": True},
+    "two layers, shallow": {
+        **COVARIATES,
+        "n_layers": 2,
+        "encode_covariates": True,
+        "deeply_inject_covariates": False,
+        "use_observed_lib_size": False,
+    },
+    "layer norm": {**COVARIATES, "use_batch_norm": "none", "use_layer_norm": "both"},
+    "both norms": {**COVARIATES, "use_layer_norm": "both"},
+    "norms apart": {**COVARIATES, "use_batch_norm": "encoder", "use_layer_norm": "decoder"},
+    "no norms": {**COVARIATES, "use_batch_norm": "none"},
+}
+every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
+every_dispersion = pytest.mark.parametrize("dispersion", DISPERSIONS)
+every_setting = pytest.mark.parametrize("setting", SETTINGS)
+
+
+class Twins(NamedTuple):
+    """Both networks with the same weights, in eval mode, and the same cells for each."""
+
+    network: Network
+    vae: VAE
+    cells: Inputs[torch.Tensor]
+    tensors: dict[str, torch.Tensor]
+
+    def peers_forward(self, seed: int = 7) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        torch.manual_seed(seed)
+        return self.vae(self.tensors, loss_kwargs={"kl_weight": KL_WEIGHT})
+
+
+def twins(likelihood: str, dispersion: str, setting: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Twins:
+    hp = _hyperparameters(likelihood, dispersion, setting)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = _peer(hp).to(dtype).eval()
+        _make_non_trivial(vae)
+        network = build(hp).to(dtype).eval()
+    copy_weights(network, vae)
+    cells = _cells(hp, seed, dtype)
+    return Twins(network, vae, cells, _as_peers(cells, hp))
+
+
+@every_setting
+@every_dispersion
+@every_likelihood
+def test_every_term_of_the_loss_is_the_peers(likelihood: str, dispersion: str, setting: str):
+    two = twins(likelihood, dispersion, setting)
+    _, _, loss = two.peers_forward()
+
+    torch.manual_seed(7)
+    elbo = two.network.elbo(two.cells)
+
+    _agree_each(-elbo.reconstruction, loss.reconstruction_loss["reconstruction_loss"], VALUE)
+    _agree_each(elbo.divergence, loss.kl_local["kl_divergence_z"], VALUE)
+    _agree_each(elbo.fixed_divergence, loss.kl_local["kl_divergence_l"], VALUE)
+    _agree_each(elbo.loss(KL_WEIGHT), loss.loss, VALUE)
+
+
+@every_setting
+@every_dispersion
+@every_likelihood
+def test_posterior_and_likelihood_have_the_peers_parameters(likelihood: str, dispersion: str, setting: str):
+    two = twins(likelihood, dispersion, setting)
+    inferred, generated, _ = two.peers_forward()
+
+    torch.manual_seed(7)
+    posterior = two.network.encode(two.cells)
+    z = two.network.latent(posterior.q_z.rsample())
+    library = posterior.library if posterior.q_library is None else posterior.q_library.rsample()
+    p_x = two.network.decode(z, library, two.cells)
+
+    _agree(posterior.q_z.mean, inferred["qz"].loc, VALUE)
+    _agree_each(posterior.q_z.variance, inferred["qz"].variance, VALUE)
+    _agree(z, inferred["z"], VALUE)
+    if posterior.q_library is not None:
+        _agree(posterior.q_library.mean, inferred["ql"].loc, VALUE)
+        _agree_each(posterior.q_library.variance, inferred["ql"].variance, VALUE)
+        _agree_each(two.network.p_library(two.cells).mean, generated["pl"].loc, VALUE)
+        _agree_each(two.network.p_library(two.cells).variance, generated["pl"].variance, VALUE)
+    if not two.network.hyperparameters.has_size_factor:
+        _agree(library, inferred["library"], VALUE)
+    theirs = _peers_parameters(likelihood, generated["px"])
+    _agree_each(two.network.log_scale(z, two.cells).exp(), theirs.pop("scale"), VALUE)
+    ours = p_x.parameters()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        _agree_each(value, theirs[name].expand_as(value), VALUE)
+
+
+@every_setting
+@every_dispersion
+@every_likelihood
+def test_every_gradient_is_the_peers(likelihood: str, dispersion: str, setting: str):
+    two = twins(likelihood, dispersion, setting)
+    two.peers_forward()[2].loss.backward()
+
+    torch.manual_seed(7)
+    two.network.elbo(two.cells).loss(KL_WEIGHT).backward()
+
+    shared = [pair for pair in pairs(two.network, two.vae) if isinstance(pair.ours, torch.nn.Parameter)]
+    assert {pair.name for pair in shared} == dict(two.network.named_parameters()).keys()
+    largest = max(float(pair.peers.grad.abs().max()) for pair in shared)
+    for pair in shared:
+        _agree(pair.ours.grad, pair.view(pair.peers.grad), GRADIENT, floor=1e-3 * largest)
+    twinned = {id(pair.peers) for pair in shared}
+    lone = [p for p in two.vae.parameters() if id(p) not in twinned]
+    assert all(p.grad is None or not p.grad.any() for p in lone), "a weight that we lack moves the peer's loss"
+
+
+@pytest.mark.parametrize("form", ["auto", "reference"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])  # the others the peer computes in float32
+@every_likelihood
+def test_the_loss_is_the_peers_to_seven_digits_in_float64(likelihood: str, dispersion: str, form: str):
+    """The 1e-8 inside the peer's logarithms is all that is left."""
+    two = twins(likelihood, dispersion, "encoded covariates", dtype=torch.float64)
+    _, _, loss = two.peers_forward()
+    torch.manual_seed(7)
+    with kernels.use(form):
+        elbo = two.network.elbo(two.cells)
+    _agree_each(-elbo.reconstruction, loss.reconstruction_loss["reconstruction_loss"], 1e-7)
+    _agree_each(elbo.divergence, loss.kl_local["kl_divergence_z"], 1e-12)
+
+
+def _hyperparameters(likelihood: str, dispersion: str, setting: str) -> Hyperparameters:
+    given = {"n_batches": N_BATCHES, "n_levels": (), "n_numbers": 0, "has_size_factor": False, **SETTINGS[setting]}
+    return Hyperparameters(
+        n_genes=N_GENES,
+        n_labels=N_LABELS,
+        n_latent=5,
+        n_hidden=16,
+        dispersion=dispersion,
+        gene_likelihood=likelihood,
+        **given,
+    )
+
+
+def _peer(hp: Hyperparameters) -> VAE:
+    rng = np.random.default_rng(1)
+    return VAE(
+        n_input=hp.n_genes,
+        n_batch=hp.n_batches,
+        n_labels=hp.n_labels,
+        n_hidden=hp.n_hidden,
+        n_latent=hp.n_latent,
+        n_layers=hp.n_layers,
+        n_continuous_cov=hp.n_numbers,
+        n_cats_per_cov=list(hp.n_levels),
+        dispersion=hp.dispersion,
+        gene_likelihood=hp.gene_likelihood,
+        latent_distribution=hp.latent_distribution,
+        encode_covariates=hp.encode_covariates,
+        deeply_inject_covariates=hp.deeply_inject_covariates,
+        batch_representation=hp.batch_representation,
+        use_batch_norm=hp.use_batch_norm,
+        use_layer_norm=hp.use_layer_norm,
+        use_size_factor_key=hp.has_size_factor,
+        use_observed_lib_size=hp.use_observed_lib_size,
+        library_log_means=rng.normal(3, 0.3, (1, hp.n_batches)),
+        library_log_vars=rng.uniform(0.1, 0.5, (1, hp.n_batches)),
+    )
+
+
+@torch.no_grad()
+def _make_non_trivial(vae: VAE) -> None:
+    """As after training: larger weights, and batch norms that have seen data."""
+    for module in vae.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.3, 2)
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.3)
+            module.num_batches_tracked.fill_(100)
+        elif isinstance(module, torch.nn.Linear):
+            module.weight.mul_(1.5)
+
+
+def _cells(hp: Hyperparameters, seed: int, dtype: torch.dtype) -> Inputs[torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    mean = rng.gamma(0.7, 2, N_GENES) * rng.lognormal(0, 0.5, (N_CELLS, 1))
+    counts = rng.poisson(mean * rng.gamma(2, 0.5, (N_CELLS, N_GENES)))
+    assert (counts.sum(1) > 0).all()  # the peer's loss of an empty cell is NaN
+    if hp.gene_likelihood == "normal":
+        counts = np.log1p(counts)
+    return Inputs(
+        counts=torch.tensor(counts, dtype=dtype),
+        batch=torch.tensor(rng.integers(hp.n_batches, size=N_CELLS)),
+        labels=torch.tensor(rng.integers(hp.n_labels, size=N_CELLS)),
+        categories=torch.tensor(np.stack([rng.integers(n, size=N_CELLS) for n in (1, *hp.n_levels)], axis=1)[:, 1:]),
+        numbers=torch.tensor(rng.normal(size=(N_CELLS, hp.n_numbers)), dtype=dtype),
+        size_factor=torch.tensor(rng.lognormal(1, 0.5, N_CELLS), dtype=dtype) if hp.has_size_factor else None,
+    )
+
+
+def _as_peers(cells: Inputs[torch.Tensor], hp: Hyperparameters) -> dict[str, torch.Tensor]:
+    tensors = {"X": cells.counts, "batch": cells.batch[:, None], "labels": cells.labels[:, None]}
+    if hp.n_levels:
+        tensors["extra_categorical_covs"] = cells.categories
+    if hp.n_numbers:
+        tensors["extra_continuous_covs"] = cells.numbers
+    if cells.size_factor is not None:
+        tensors["size_factor"] = cells.size_factor[:, None]
+    return tensors
+
+
+def _peers_parameters(likelihood: str, px: Any) -> dict[str, torch.Tensor]:
+    """By our names."""
+    if likelihood == "poisson":
+        return {"mean": px.rate, "scale": px.scale}
+    if likelihood == "normal":
+        return {"mean": px.loc, "standard_deviation": px.scale, "scale": px.normal_mu}
+    both = {"mean": px.mu, "dispersion": px.theta, "scale": px.scale}
+    return both if likelihood == "nb" else {**both, "dropout": torch.sigmoid(px.zi_logits)}
+
+
+def _agree_each(ours: torch.Tensor, theirs: torch.Tensor, relative: float) -> None:
+    """Relative to each entry."""
+    torch.testing.assert_close(ours, theirs, rtol=relative, atol=0.0)
+
+
+def _agree(ours: torch.Tensor, theirs: torch.Tensor, relative: float, *, floor: float = 0.0) -> None:
+    """Relative to the largest entry: what is small beside it carries its rounding."""
+    assert ours.shape == theirs.shape
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    assert torch.isfinite(ours).all()
+    scale = max(float(theirs.abs().max()), floor)
+    worst = float((ours - theirs).abs().max())
+    assert worst <= relative * scale, f"{worst / scale:.1e} of the largest, {scale:.3g}"
