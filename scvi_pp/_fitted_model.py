@@ -95,12 +95,9 @@ def open_model(
     model, where = models.named(stored.model), devices.choose(settings.device if device is None else device)
     try:
         sources = model.Inputs(**stored.sources)
-        with devices.private_random(where, seed):  # a new network starts from random weights
-            network = model.build(model.hyperparameters_from(stored.hyperparameters))
-        weights.load(network, stored.weights)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        if isinstance(error, ModelRecordError):
-            raise
+        hyperparameters = model.hyperparameters_from(stored.hyperparameters)
+        network = weights.rebuild(lambda: model.build(hyperparameters), stored.weights)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what a foreign description can cause
         msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
         raise ModelRecordError(msg) from error
     cells = Cells(read(data, sources, verb=verb), where)

@@ -38,7 +38,8 @@ class Settings:
     seed
         The seed of calls that are given none, 0 by default. Global random states are never touched.
     progress
-        `True` or `False` to always or never show a progress bar, `"auto"` (the default) to follow `verbosity`.
+        `True` or `False` to always or never show a progress bar, `"auto"` (the default) to show it in a terminal or a
+        notebook. At verbosity 0 there is none.
     max_layer_bytes
         The largest dense layer that is written to an object without being asked for, 2 GB by default.
 
@@ -111,7 +112,7 @@ class Settings:
 
     @property
     def progress(self) -> bool | Literal["auto"]:
-        """Whether a progress bar is shown; 'auto' shows one unless verbosity is 0."""
+        """Whether a progress bar is shown; 'auto' shows one in a terminal or a notebook."""
         return self._progress
 
     @progress.setter

@@ -177,7 +177,7 @@ def test_every_network_is_a_plain_module():
 def test_every_model_file_has_its_inputs_its_network_and_build():
     for name in model_names():
         top = [node for node in ast.parse((MODELS / f"{name}.py").read_text()).body if hasattr(node, "name")]
-        missing = {"Inputs", "Network", "build"} - {node.name for node in top}
+        missing = {"Inputs", "Hyperparameters", "Network", "build"} - {node.name for node in top}
         assert not missing, f"_backend/models/{name}.py lacks {', '.join(sorted(missing))}"
 
 
@@ -256,6 +256,10 @@ def test_the_api_page_lists_nothing_that_does_not_exist():
     text = (ROOT / "docs" / "api.md").read_text()
     listed = set(re.findall(rf"^\s*((?:{'|'.join(NAMESPACES)})\.\w+)$", text, re.MULTILINE))
     assert not listed - {str(verb) for verb in verbs()}
+
+
+def test_every_model_can_be_found_when_it_was_stored():
+    assert sorted(import_module("scvi_pp._backend.models").NAMES) == model_names()
 
 
 def test_every_model_has_a_verb_a_page_and_tests():

@@ -166,7 +166,7 @@ class _Loop:
         reseed(self.cells.device, _epoch_seed(self.plan.seed, self.run.epoch))
         record = self._train(button)
         record |= self._validate()
-        if not all(map(math.isfinite, record.values())):
+        if not (all(map(math.isfinite, record.values())) and self._has_finite_weights()):
             return self._fall_back()
         self._accept(record)
         if button.pressed:
@@ -226,6 +226,10 @@ class _Loop:
             self.run.best_elbo = record["elbo_train"] if held_out is None else held_out
             self.run.best_epoch = self.run.epoch
             self.best = snapshot(self.network)
+
+    def _has_finite_weights(self) -> bool:
+        """Whether the last step, which no loss of this epoch has seen, was sound too."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.network.state_dict().values())
 
     def _has_converged(self) -> bool:
         waited = self.run.epoch - self.run.best_epoch

@@ -29,9 +29,10 @@ class ConditionalLinear(nn.Module):
         super().__init__()
         self.linear = nn.Linear(n_in, n_out)
         self.informative = [column for column, n in enumerate(n_levels) if n > 1]
-        self.shifts = nn.ModuleList(nn.Embedding(n_levels[column], n_out) for column in self.informative)
+        tables = [nn.Embedding(n_levels[column], n_out) for column in self.informative]
+        self.shifts = nn.ModuleList(tables)
         bound = 1 / math.sqrt(n_in + sum(n_levels[column] for column in self.informative))
-        for weight in (self.linear.weight, self.linear.bias, *(shift.weight for shift in self.shifts)):
+        for weight in (self.linear.weight, self.linear.bias, *(table.weight for table in tables)):
             nn.init.uniform_(weight, -bound, bound)
 
     def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:

@@ -140,11 +140,13 @@ class Gaussian:
 
     def log_likelihood(self, counts: Tensor) -> Tensor:
         """Sum over genes, (cells,)."""
-        return self._normal.log_prob(counts).sum(1)
+        log_density: Tensor = self._normal.log_prob(counts)
+        return log_density.sum(1)
 
     def sample(self) -> Tensor:
         """One posterior predictive draw, (cells, genes)."""
-        return self._normal.sample()
+        draw: Tensor = self._normal.sample()
+        return draw
 
     def parameters(self) -> dict[str, Tensor]:
         """Name -> (cells, genes)."""

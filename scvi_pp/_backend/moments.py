@@ -39,7 +39,7 @@ def expression_moments(cells: Cells, rows: Tensor, *, block: int = 4096) -> Mome
         x_exposure = x_exposure + exposure @ x
         exposure_sum += float(exposure.sum())
         exposure_squared += float(exposure @ exposure)
-    share = torch.as_tensor(x_sum) / max(exposure_sum, 1.0)
+    share = torch.as_tensor(x_sum) / (exposure_sum or 1.0)  # no counts at all: shares of zero
     expected_squared = share * share * exposure_squared
     residual = x_squared - 2 * share * x_exposure + expected_squared  # sum over cells of (x - mean)^2
     excess = (residual - x_sum).clamp(min=1e-12)

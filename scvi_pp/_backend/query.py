@@ -1,7 +1,8 @@
 """What a fitted network says of cells, a block at a time.
 
-`Posterior` needs nothing of a network but encode, latent, decode and log_scale. Results do not depend on the size of
-the blocks: all draws of a latent position are made for all cells at once, before any block is looked at.
+`Posterior` needs nothing of a network but encode, latent, decode and log_scale. Results do not depend on `batch_size`:
+draws of a latent position are made for all cells at once, before any block is looked at, and where a network draws by
+itself the blocks are those of its own size, whatever was asked for.
 """
 
 from __future__ import annotations
@@ -108,11 +109,11 @@ class Posterior:
         with self._asking():
             for sample in self._samples(n_samples):
                 for where, cells, z, library in self._positions(sample):
-                    total = sum(
-                        _pick(self._expression(z, _moved(cells, batch), library, library_size), columns)
-                        for batch in passes
-                    )
-                    values = _host(total * share)  # type: ignore[operator]
+                    total = torch.zeros((), device=z.device)
+                    for batch in passes:
+                        expression = self._expression(z, _moved(cells, batch), library, library_size)
+                        total = total + _pick(expression, columns)
+                    values = _host(total * share)
                     if sample in (None, 0):
                         out[where, target] = values
                     else:
@@ -143,7 +144,7 @@ class Posterior:
         with self._asking():
             for sample in range(n_samples):
                 blocks = []
-                for _, cells, z, library in self._positions(sample, draw_library=True):
+                for _, cells, z, library in self._positions(sample, drawing=True):
                     p_x = self.network.decode(z, library, _drawn_batch(cells, batches))
                     blocks.append(csr_matrix(_host(_pick(p_x.sample(), columns))))
                 out.append(vstack(blocks, format="csr"))
@@ -157,7 +158,7 @@ class Posterior:
         out = np.empty((n_samples * n_cells, self.n_genes if columns is None else len(columns)), np.float32)
         with self._asking():
             for sample in range(n_samples):
-                for where, cells, z, library in self._positions(sample):
+                for where, cells, z, library in self._positions(sample, drawing=True):
                     fixed = torch.full_like(library, library_size).log()
                     p_x = self.network.decode(z, fixed, _moved(cells, batch))
                     rows = slice(sample * n_cells + where.start, sample * n_cells + where.stop)
@@ -181,7 +182,7 @@ class Posterior:
         out = {name: np.zeros(self.cells.n_cells) for name in ("bound", "reconstruction")}
         with self._asking():
             for _ in range(n_samples):
-                for where, cells in self._blocks():
+                for where, cells in self._blocks(drawing=True):
                     elbo = self.network.elbo(cells)
                     out["bound"][where] += _host(elbo.bound) / n_samples
                     out["reconstruction"][where] += _host(elbo.reconstruction) / n_samples
@@ -191,7 +192,7 @@ class Posterior:
         """log p(x) of each cell by importance sampling from the posterior, float64 (cells,)."""
         out = np.full(self.cells.n_cells, -np.inf)
         with self._asking():
-            for where, cells in self._blocks():
+            for where, cells in self._blocks(drawing=True):
                 posterior = self.network.encode(cells)
                 total = torch.full((where.stop - where.start,), -torch.inf, dtype=torch.float64)
                 for _ in range(n_samples):
@@ -208,26 +209,29 @@ class Posterior:
         with torch.inference_mode(), private_random(self.cells.device, self.seed):
             yield
 
-    def _blocks(self, *, decoded: bool = True) -> Iterator[tuple[slice, Any]]:
+    def _blocks(self, *, decoded: bool = True, drawing: bool = False) -> Iterator[tuple[slice, Any]]:
         entries = self.n_genes * (4 if decoded else 1)
-        size = self.batch_size or max(2, min(LARGEST_BLOCK, BLOCK_ENTRIES // entries))
-        return self.cells.blocks(size)
+        own = max(2, min(LARGEST_BLOCK, BLOCK_ENTRIES // entries))
+        return self.cells.blocks(own if drawing else self.batch_size or own)
 
     def _samples(self, n_samples: int | None) -> Sequence[int | None]:
         return [None] if n_samples is None else range(n_samples)
 
     def _positions(
-        self, sample: int | None, *, decoded: bool = True, draw_library: bool = False
+        self, sample: int | None, *, decoded: bool = True, drawing: bool = False
     ) -> Iterator[tuple[slice, Any, Tensor, Tensor]]:
-        """Each block with its latent position and log library size: posterior means, or the draw of that number."""
+        """Each block with its latent position and log library size: posterior means, or the draw of that number.
+
+        `drawing` draws the library size too, where it is hidden.
+        """
         noise = None if sample is None else self._noise(sample)
-        for where, cells in self._blocks(decoded=decoded):
+        for where, cells in self._blocks(decoded=decoded, drawing=drawing):
             posterior = self.network.encode(cells)
             if noise is None:
                 z = self._mean_position(posterior.q_z)
             else:
                 z = self.network.latent(posterior.q_z.loc + posterior.q_z.scale * noise[where])
-            hidden = draw_library and posterior.q_library is not None
+            hidden = drawing and posterior.q_library is not None
             yield where, cells, z, posterior.q_library.sample() if hidden else posterior.library
 
     def _noise(self, sample: int) -> Tensor:

@@ -65,14 +65,15 @@ class Cells:
     """All cells of a data set on one device, served as minibatches shaped like the model's `Inputs`."""
 
     def __init__(self, arrays: tuple[Any, ...], device: torch.device) -> None:
-        self.shape = type(arrays)
+        self.shape: Any = type(arrays)
         self.device = device
-        self.fields = [_place(array, device) for array in arrays]
+        self.fields: list[Rows | None] = [_place(array, device) for array in arrays]
         self.n_cells = next(array.shape[0] for array in arrays if array is not None)
 
     def minibatch(self, index: Tensor) -> Any:
         """The named tuple of tensors for these rows."""
-        return self.shape(*(None if field is None else field.rows(index) for field in self.fields))
+        values: list[Any] = [None if field is None else field.rows(index) for field in self.fields]
+        return self.shape(*values)
 
     def blocks(self, batch_size: int, rows: Tensor | None = None) -> Iterator[tuple[slice, Any]]:
         """Every row in order, `batch_size` at a time: where the block stands, and the block."""

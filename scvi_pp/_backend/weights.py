@@ -9,7 +9,7 @@ import torch
 from scvi_pp._errors import ModelRecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from torch import nn
@@ -20,20 +20,30 @@ def to_arrays(network: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
-def load(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Fill the network; names, shapes and types must be exactly its own."""
+def rebuild(build: Callable[[], nn.Module], arrays: Mapping[str, np.ndarray]) -> nn.Module:
+    """The network that `build` describes, holding these weights; names, shapes and types must be exactly its own.
+
+    Built without memory or random numbers first, so that nothing is allocated for what is then refused.
+    """
+    with torch.device("meta"):
+        network = build()
     own = network.state_dict()
     if own.keys() != arrays.keys():
         odd = sorted(own.keys() ^ arrays.keys())
-        msg = f"The stored weights are not those of this network: {len(odd)} names differ, such as {odd[0]!r}."
+        msg = f"the stored weights are not those of this network: {len(odd)} names differ, such as {odd[0]!r}"
         raise ModelRecordError(msg)
-    for name, tensor in own.items():
-        array = arrays[name]
-        if tuple(array.shape) != tuple(tensor.shape):
-            msg = f"The stored weight {name!r} has shape {tuple(array.shape)}, the network needs {tuple(tensor.shape)}."
-            raise ModelRecordError(msg)
     # copies: stored arrays may be read-only views of the file's bytes
-    network.load_state_dict({name: torch.tensor(arrays[name]) for name in own})
+    tensors = {name: torch.tensor(arrays[name]) for name in own}
+    for name, tensor in own.items():
+        if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
+            found, needed = tensors[name], tensor
+            msg = (
+                f"the stored weight {name!r} is {tuple(found.shape)} {found.dtype}, "
+                f"the network needs {tuple(needed.shape)} {needed.dtype}"
+            )
+            raise ModelRecordError(msg)
+    network.load_state_dict(tensors, assign=True)
+    return network
 
 
 def snapshot(network: nn.Module) -> dict[str, torch.Tensor]:

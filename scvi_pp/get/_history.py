@@ -13,6 +13,16 @@ from scvi_pp._data.read import check_anndata
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# files return the curves by name; a table is read in this order
+FIRST = (
+    "elbo_train",
+    "elbo_validation",
+    "reconstruction_train",
+    "reconstruction_validation",
+    "learning_rate",
+    "kl_weight",
+)
+
 
 @_docs.documented(KEY=_docs.KEY)
 def history(adata: AnnData, *, key: str = "scvi") -> pd.DataFrame:
@@ -42,4 +52,5 @@ def history(adata: AnnData, *, key: str = "scvi") -> pd.DataFrame:
     check_anndata(adata, verb="get.history")
     curves = history_from_record(adata.uns, key)
     n_epochs = max(map(len, curves.values()), default=0)
-    return pd.DataFrame(curves, index=pd.RangeIndex(1, n_epochs + 1, name="epoch"))
+    names = [name for name in FIRST if name in curves] + sorted(set(curves) - set(FIRST))
+    return pd.DataFrame({name: curves[name] for name in names}, index=pd.RangeIndex(1, n_epochs + 1, name="epoch"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -37,9 +38,9 @@ class Training(TypedDict, total=False):
 DEFAULTS = Training(
     max_epochs=None,
     batch_size=128,
-    learning_rate=4e-3,
+    learning_rate=5e-3,
     weight_decay=1e-6,
-    kl_warmup=0.25,
+    kl_warmup=0.1,
     kl_weight=1.0,
     early_stopping=True,
     patience=None,
@@ -138,4 +139,7 @@ def _given_split(held_out: ArrayLike, n_cells: int) -> tuple[np.ndarray, np.ndar
 
 
 def _shows_progress() -> bool:
-    return settings.verbosity > 0 if settings.progress == "auto" else settings.progress and settings.verbosity > 0
+    """By default in a terminal or a notebook only: in a log file a bar is litter."""
+    if settings.verbosity == 0 or settings.progress is False:
+        return False
+    return settings.progress is True or sys.stderr.isatty() or "ipykernel" in sys.modules

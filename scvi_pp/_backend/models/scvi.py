@@ -234,12 +234,14 @@ class Network(nn.Module):
     def log_importance_weight(self, posterior: Posterior, cells: Inputs[Tensor]) -> Tensor:
         """log p(x, hidden) - log q(hidden) at one draw, (cells,): its exponential averages to p(x)."""
         position = posterior.q_z.rsample()
-        weight = priors.standard_normal(position).log_prob(position) - posterior.q_z.log_prob(position)
-        weight, library = weight.sum(1), posterior.library
+        ratio: Tensor = priors.standard_normal(position).log_prob(position) - posterior.q_z.log_prob(position)
+        weight, library = ratio.sum(1), posterior.library
         if posterior.q_library is not None:
             library = posterior.q_library.rsample()
-            weight = weight + (self.p_library(cells).log_prob(library) - posterior.q_library.log_prob(library)).sum(1)
-        return weight + self.decode(self.latent(position), library, cells).log_likelihood(cells.counts)
+            ratio = self.p_library(cells).log_prob(library) - posterior.q_library.log_prob(library)
+            weight = weight + ratio.sum(1)
+        log_likelihood = self.decode(self.latent(position), library, cells).log_likelihood(cells.counts)
+        return weight + log_likelihood
 
     def p_library(self, cells: Inputs[Tensor]) -> Normal:
         """The prior of the log library size, from the cells of the same batch, (cells, 1)."""

@@ -13,5 +13,6 @@ if TYPE_CHECKING:
 
 def log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
     """Sum over genes of log p(x); counts and log_mean (cells, genes), log_dispersion (genes,) or (cells, genes)."""
-    form = reference if chosen() == "reference" else analytic
-    return form.log_likelihood(counts, log_mean, log_dispersion)
+    if chosen() == "reference":
+        return reference.log_likelihood(counts, log_mean, log_dispersion)
+    return analytic.log_likelihood(counts, log_mean, log_dispersion)

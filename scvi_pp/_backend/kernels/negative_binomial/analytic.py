@@ -2,7 +2,9 @@
 
 With u = log mu - log theta and s = sigmoid(u):
     sum_g log p = - sum_all theta softplus(u) + sum_nonzero [ C(x, theta) - x softplus(-u) ]
-    d/dlog mu = x - (x + theta) s          d/dlog theta = theta (s - softplus(u)) [all] + theta C' - x (1 - s) [nonzero]
+    d/dlog mu    = - theta s [all] + x (1 - s) [nonzero]
+    d/dlog theta = theta (s - softplus(u)) [all] + theta C' - x (1 - s) [nonzero]
+with 1 - s = sigmoid(-u), never a difference: s rounds to 1 long before theta / mu is nothing.
 """
 
 from __future__ import annotations
@@ -41,15 +43,17 @@ class _LogLikelihood(torch.autograd.Function):
 
         if any(ctx.needs_input_grad):
             share = torch.sigmoid(log_odds)
-            slope_mean = counts - (counts + theta) * share
+            pull = x * torch.sigmoid(-log_odds_nonzero)
+            slope_mean = -theta * share
+            slope_mean[where] += pull
             slope_dispersion = theta * (share - softplus)
-            slope_dispersion[where] += theta_nonzero * ratio_slope - x * torch.sigmoid(-log_odds_nonzero)
+            slope_dispersion[where] += theta_nonzero * ratio_slope - pull
             ctx.save_for_backward(slope_mean, slope_dispersion)
             ctx.dispersion_shape = log_dispersion.shape
         return value
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call, untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, Tensor]:
         slope_mean, slope_dispersion = ctx.saved_tensors
         scale = outer[:, None]

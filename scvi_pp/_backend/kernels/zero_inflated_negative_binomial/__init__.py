@@ -13,5 +13,6 @@ if TYPE_CHECKING:
 
 def log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor) -> Tensor:
     """Sum over genes of log p(x); all (cells, genes) but log_dispersion, which may be (genes,)."""
-    form = reference if chosen() == "reference" else analytic
-    return form.log_likelihood(counts, log_mean, log_dispersion, dropout_logits)
+    if chosen() == "reference":
+        return reference.log_likelihood(counts, log_mean, log_dispersion, dropout_logits)
+    return analytic.log_likelihood(counts, log_mean, log_dispersion, dropout_logits)

@@ -5,8 +5,9 @@ With u = log mu - log theta, s = sigmoid(u), z the dropout logits, d = -theta so
                 + sum_nonzero [ C(x, theta) - x softplus(-u) - softplus(-d) ]
                   at a zero                        at a non-zero count
     d/dz          sigmoid(-z) - w                  -sigmoid(z)
-    d/dlog mu     -w theta s                       x - (x + theta) s
+    d/dlog mu     -w theta s                       x (1 - s) - theta s
     d/dlog theta  w theta (s - softplus(u))        theta C' + theta (s - softplus(u)) - x (1 - s)
+with 1 - s = sigmoid(-u), never a difference: s rounds to 1 long before theta / mu is nothing.
 """
 
 from __future__ import annotations
@@ -54,12 +55,10 @@ class _LogLikelihood(torch.autograd.Function):
             share_nonzero = share[where]
             weighted = expressed * theta
             slope_mean = -weighted * share
-            slope_mean[where] = x - (x + theta_nonzero) * share_nonzero
+            pull = x * torch.sigmoid(-log_odds_nonzero)
+            slope_mean[where] = pull - theta_nonzero * share_nonzero
             slope_dispersion = weighted * (share - softplus)
-            slope_dispersion[where] = (
-                theta_nonzero * (ratio_slope + share_nonzero - softplus[where])
-                - x * torch.sigmoid(-log_odds_nonzero)
-            )
+            slope_dispersion[where] = theta_nonzero * (ratio_slope + share_nonzero - softplus[where]) - pull
             slope_dropout = torch.sigmoid(-dropout_logits) - expressed
             slope_dropout[where] = -torch.sigmoid(dropout_logits[where])
             ctx.save_for_backward(slope_mean, slope_dispersion, slope_dropout)
@@ -67,7 +66,7 @@ class _LogLikelihood(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call, untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
         slope_mean, slope_dispersion, slope_dropout = ctx.saved_tensors
         scale = outer[:, None]
