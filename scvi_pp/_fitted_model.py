@@ -40,6 +40,8 @@ class FittedModel:
         """Where genes stand among those of the network; None stays None, which means all."""
         if genes is None:
             return None
+        if not isinstance(genes, Iterable):
+            raise InputError(f"genes={genes!r} must be the name of a gene or a list of names.")
         wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
         if not wanted:
             raise InputError("genes is empty. Name at least one gene, or leave it out for all.")
@@ -83,8 +85,8 @@ def open_model(
     check_anndata(adata, verb=verb)
     data = adata if adata_new is None else adata_new
     check_anndata(data, verb=verb)
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1.")
+    if batch_size is not None:
+        checked_count("batch_size", batch_size)
     stored = from_record(adata.uns, key)
 
     from scvi_pp._backend import device as devices

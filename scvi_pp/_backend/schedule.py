@@ -42,4 +42,6 @@ class Schedule:
 def default_epochs(n_cells: int, batch_size: int) -> int:
     """Forty passes; more where they would be too few steps, fewer where they would be more than it takes."""
     steps_per_epoch = max(1.0, n_cells / batch_size)
-    return max(FEWEST_EPOCHS, round(min(max(USUAL_EPOCHS, FEWEST_STEPS / steps_per_epoch), MOST_STEPS / steps_per_epoch)))
+    return max(
+        FEWEST_EPOCHS, round(min(max(USUAL_EPOCHS, FEWEST_STEPS / steps_per_epoch), MOST_STEPS / steps_per_epoch))
+    )

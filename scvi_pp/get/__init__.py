@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scvi_pp.get._batch_representation import batch_representation
 from scvi_pp.get._denoised import denoised
-from scvi_pp.get._elbo import elbo, reconstruction_error
+from scvi_pp.get._elbo import elbo
 from scvi_pp.get._feature_correlation import feature_correlation
 from scvi_pp.get._history import history
 from scvi_pp.get._latent import latent
@@ -12,6 +12,7 @@ from scvi_pp.get._library_size import library_size
 from scvi_pp.get._likelihood_parameters import likelihood_parameters
 from scvi_pp.get._marginal_log_likelihood import marginal_log_likelihood
 from scvi_pp.get._model_info import model_info
+from scvi_pp.get._reconstruction_error import reconstruction_error
 from scvi_pp.get._samples import samples
 
 __all__ = [

@@ -75,7 +75,7 @@ def feature_correlation(
     >>> svp.settings.verbosity = 0
     >>> adata = svp.datasets.pbmc68k()[:, :50].copy()
     >>> svp.tl.scvi(adata, max_epochs=1, denoise=False)
-    >>> svp.get.feature_correlation(adata, genes=["CD8B", "CD79A"], n_samples=2).shape
+    >>> svp.get.feature_correlation(adata, genes=["CD2", "CD52"], n_samples=2).shape
     (2, 2)
     """
     if method not in ("spearman", "pearson"):

@@ -65,4 +65,6 @@ def marginal_log_likelihood(
         adata, key, verb="get.marginal_log_likelihood", adata_new=adata_new, seed=seed, batch_size=batch_size
     )
     values = model.posterior.marginal_log_likelihood(n_samples)
-    return pd.Series(values, index=model.obs_names, name="marginal_log_likelihood") if per_cell else float(values.mean())
+    return (
+        pd.Series(values, index=model.obs_names, name="marginal_log_likelihood") if per_cell else float(values.mean())
+    )

@@ -92,9 +92,7 @@ def denoise(
     size = checked_library_size(library_size)
     seed, draws = seed_from(rng, random_state), checked_samples(n_samples)
     layer = f"{key}_denoised" if key_added is None else check_key(key_added)
-    model = open_model(
-        adata, key, verb="tl.denoise", adata_new=target, seed=seed, batch_size=batch_size
-    )
+    model = open_model(adata, key, verb="tl.denoise", adata_new=target, seed=seed, batch_size=batch_size)
     check_writable(target)
     values = denoised_layer(
         model.posterior,

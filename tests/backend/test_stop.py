@@ -32,7 +32,15 @@ def _handler(number: int, frame: object) -> None:
     raise AssertionError("not during this test")
 
 
-@pytest.mark.parametrize("previous", [signal.default_int_handler, signal.SIG_IGN, signal.SIG_DFL, _handler], ids=str)
+PREVIOUS = {
+    "python's": signal.default_int_handler,
+    "ignored": signal.SIG_IGN,
+    "the system's": signal.SIG_DFL,
+    "one's own": _handler,
+}
+
+
+@pytest.mark.parametrize("previous", PREVIOUS.values(), ids=PREVIOUS)
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
 def test_the_previous_handler_is_back_afterwards(previous: object, error: type[BaseException] | None):
     before = signal.signal(signal.SIGINT, previous)

@@ -272,7 +272,7 @@ class Network(nn.Module):
 
 def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
     """Hyperparameters as they were stored, in JSON's types."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    values: Any = {**stored, "n_levels": tuple(stored["n_levels"])}
     return Hyperparameters(**values)
 
 

@@ -32,9 +32,7 @@ def log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor, dro
 
 class _LogLikelihood(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, counts: Tensor, log_mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, counts: Tensor, log_mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor) -> Tensor:
         theta = log_dispersion.exp()
         log_odds = log_mean - log_dispersion
         softplus = F.softplus(log_odds)

@@ -1,0 +1,226 @@
+"""What a fitted network answers: the same whatever the blocks are, and right where the truth can be integrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_pp._backend import query
+from scvi_pp._backend.fit import fit
+from scvi_pp._backend.query import Posterior
+from tests.backend import small
+
+N_CELLS, N_GENES = 37, 11
+MODELS: dict[str, dict[str, Any]] = {
+    "zinb": {},
+    "normal": {"gene_likelihood": "normal"},
+    "ln": {"latent_distribution": "ln", "gene_likelihood": "nb"},
+    "latent library": {"use_observed_lib_size": False, "gene_likelihood": "poisson"},
+}
+
+
+def denoised(posterior: Posterior, **options: Any) -> np.ndarray:
+    options = {"columns": None, "library_size": 1.0, "batches": None, "n_samples": None, **options}
+    width = N_GENES if options["columns"] is None else len(options["columns"])
+    return posterior.denoised(np.full((N_CELLS, width), np.nan, np.float32), **options)
+
+
+ANSWERS: dict[str, Callable[[Posterior], Any]] = {
+    "latent mean": Posterior.latent_mean,
+    "latent distribution": Posterior.latent_distribution,
+    "latent samples": lambda posterior: posterior.latent_samples(3),
+    "denoised": denoised,
+    "denoised from draws": lambda posterior: denoised(posterior, n_samples=3, batches=[0, 1], library_size=None),
+    "parameters": lambda posterior: list(posterior.parameters(columns=None, n_samples=2).values()),
+    "library size": Posterior.library_size,
+    "elbo": lambda posterior: list(posterior.elbo(2).values()),
+    "marginal log-likelihood": lambda posterior: posterior.marginal_log_likelihood(5),
+    "predictive": lambda posterior: [m.toarray() for m in posterior.predictive(2, columns=None, batches=[0, 1])],
+    "denoised draws": lambda posterior: posterior.denoised_draws(2, columns=None, batch=1, library_size=100.0),
+}
+every_answer = pytest.mark.parametrize("answer", ANSWERS)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fitted(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """A network trained for a few steps, and its cells."""
+    return _fitted(request.param)
+
+
+def _fitted(name: str) -> tuple[Any, Any]:
+    inputs = small.arrays(N_CELLS, N_GENES)
+    network = small.network(inputs, **MODELS[name])
+    fit(network, small.cells(inputs), small.plan(N_CELLS, max_epochs=5))
+    return network, small.cells(inputs)
+
+
+@every_answer
+def test_answers_do_not_depend_on_the_batch_size(fitted: tuple[Any, Any], answer: str):
+    whole = ANSWERS[answer](Posterior(*fitted))
+    for batch_size in (1, 7, 1000):
+        again = ANSWERS[answer](Posterior(*fitted, batch_size=batch_size))
+        for found, expected in zip(_parts(again), _parts(whole), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+
+
+@every_answer
+def test_the_same_seed_gives_the_same_answer_and_global_state_is_left_alone(fitted: tuple[Any, Any], answer: str):
+    first = ANSWERS[answer](Posterior(*fitted, seed=3))
+    before = torch.random.get_rng_state()
+    torch.rand(5)
+    torch.random.set_rng_state(before)
+    second = ANSWERS[answer](Posterior(*fitted, seed=3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for found, expected in zip(_parts(second), _parts(first), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("answer", ["latent samples", "elbo", "marginal log-likelihood", "predictive"])
+def test_another_seed_gives_other_draws(fitted: tuple[Any, Any], answer: str):
+    first, second = (ANSWERS[answer](Posterior(*fitted, seed=seed)) for seed in (3, 4))
+    assert not np.array_equal(_parts(first)[0], _parts(second)[0])
+
+
+def test_the_network_is_asked_in_eval_mode(fitted: tuple[Any, Any]):
+    network, cells = fitted
+    expected = Posterior(network, cells).latent_mean()
+    network.train()
+    np.testing.assert_array_equal(Posterior(network, cells).latent_mean(), expected)
+
+
+def test_some_genes_are_those_columns_of_all(fitted: tuple[Any, Any]):
+    posterior, columns = Posterior(*fitted), np.array([9, 0, 4])
+    np.testing.assert_array_equal(denoised(posterior, columns=columns), denoised(posterior)[:, columns])
+    whole = posterior.parameters(columns=None, n_samples=1)
+    for name, values in posterior.parameters(columns=columns, n_samples=1).items():
+        np.testing.assert_array_equal(values, whole[name][:, columns])
+
+
+def test_expression_can_be_written_into_columns_of_a_wider_layer(fitted: tuple[Any, Any]):
+    out = np.full((N_CELLS, 20), np.nan, np.float32)
+    into = np.arange(N_GENES) + 5
+    options = {"columns": None, "library_size": 1.0, "batches": None, "n_samples": None}
+    Posterior(*fitted).denoised(out, into=into, **options)
+    np.testing.assert_array_equal(out[:, into], denoised(Posterior(*fitted)))
+    assert np.isnan(np.delete(out, into, axis=1)).all()
+
+
+def test_draws_and_batches_are_averaged(fitted: tuple[Any, Any]):
+    posterior = Posterior(*fitted)
+    each = [denoised(posterior, batches=[batch]) for batch in (0, 1)]
+    np.testing.assert_allclose(denoised(posterior, batches=[0, 1]), np.mean(each, axis=0), rtol=1e-5)
+
+
+def test_shares_sum_to_the_library_size_asked_for(fitted: tuple[Any, Any]):
+    posterior = Posterior(*fitted)
+    np.testing.assert_allclose(denoised(posterior, library_size=1e4).sum(1), 1e4, rtol=1e-4)
+    own = denoised(posterior, library_size=None).sum(1)
+    np.testing.assert_allclose(own, np.exp(_log_library(fitted)), rtol=1e-4)
+
+
+def test_the_mean_of_many_draws_is_the_latent_mean(fitted: tuple[Any, Any]):
+    posterior = Posterior(*fitted)
+    draws = posterior.latent_samples(400)
+    error = draws.std(0) / np.sqrt(len(draws))
+    assert (np.abs(draws.mean(0) - posterior.latent_mean()) < 5 * error + 1e-3).all()
+
+
+def test_predictive_draws_have_the_mean_of_the_likelihood(fitted: tuple[Any, Any]):
+    posterior = Posterior(*fitted)
+    n = 300
+    draws = np.mean([matrix.toarray() for matrix in posterior.predictive(n, columns=None, batches=None)], axis=0)
+    parameters = posterior.parameters(columns=None, n_samples=n)
+    mean = parameters["mean"] * (1 - parameters.get("dropout", 0.0))
+    np.testing.assert_allclose(draws.mean(0), mean.mean(0), rtol=0.15)
+
+
+def test_the_marginal_log_likelihood_lies_above_the_bound(fitted: tuple[Any, Any]):
+    posterior = Posterior(*fitted)
+    assert posterior.marginal_log_likelihood(200).mean() > posterior.elbo(200)["bound"].mean()
+
+
+def test_the_mean_on_the_simplex_is_that_of_its_draws():
+    network, cells = _fitted("ln")
+    mean = Posterior(network, cells).latent_mean()
+    np.testing.assert_allclose(mean.sum(1), 1, rtol=1e-5)
+    location, variance = Posterior(network, cells).latent_distribution()
+    rng = np.random.default_rng(0)
+    draws = np.exp(location + np.sqrt(variance) * rng.standard_normal((20_000, *location.shape)))
+    np.testing.assert_allclose(mean, (draws / draws.sum(-1, keepdims=True)).mean(0), atol=5e-3)
+
+
+def test_a_hidden_library_size_is_the_mean_of_its_log_normal():
+    network, cells = _fitted("latent library")
+    with torch.no_grad():
+        q = network.encode(cells.minibatch(torch.arange(N_CELLS))).q_library
+    expected = torch.distributions.LogNormal(q.loc, q.scale).mean[:, 0]
+    np.testing.assert_allclose(Posterior(network, cells).library_size(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["zinb", "latent library", "ln"])
+def test_the_marginal_log_likelihood_is_the_integral_over_what_is_hidden(name: str):
+    inputs = small.arrays(12, 8)
+    network = small.network(inputs, **{**MODELS[name], "n_latent": 2 if name == "ln" else 1})
+    fit(network, small.cells(inputs), small.plan(12, max_epochs=30))
+    cells = small.cells(inputs)
+    found = Posterior(network, cells).marginal_log_likelihood(4000)
+    expected = _integral(network, cells.minibatch(torch.arange(12)), is_simplex=name == "ln")
+    np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+@torch.no_grad()
+def _integral(network: Any, cells: Any, *, is_simplex: bool) -> np.ndarray:
+    """log of the integral of p(x | z, l) p(z) p(l), summed over a fine grid.
+
+    On the simplex of two archetypes only the difference of both coordinates matters, which is N(0, 2).
+    """
+    step = 0.02
+    grid = torch.arange(-7, 7, step)
+    width = 2**0.5 if is_simplex else 1.0
+    weight = torch.distributions.Normal(0.0, 1.0).log_prob(grid) + np.log(step)
+    positions = width * grid[:, None]
+    z = network.latent(torch.cat([positions / 2, -positions / 2], 1)) if is_simplex else positions
+    libraries = _library_grid(network, cells)
+    terms = []
+    for point, log_weight in zip(z, weight, strict=True):
+        here = point.expand(len(cells.batch), -1)
+        for library, log_library_weight in libraries:
+            log_p = network.decode(here, library, cells).log_likelihood(cells.counts)
+            terms.append(log_p + log_weight + log_library_weight)
+    return torch.logsumexp(torch.stack(terms).double(), 0).numpy()
+
+
+def _library_grid(network: Any, cells: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    if network.library_encoder is None:
+        return [(network.encode(cells).library, torch.zeros(len(cells.batch)))]
+    p, step = network.p_library(cells), 0.25
+    offsets = torch.arange(-5, 5, step)
+    return [
+        (p.loc + p.scale * offset, torch.distributions.Normal(0.0, 1.0).log_prob(offset) + np.log(step))
+        for offset in offsets
+    ]
+
+
+def test_blocks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(query, "BLOCK_ENTRIES", 4 * N_GENES * 10)
+    network, cells = _fitted("zinb")
+    seen = []
+    decode = network.log_scale
+    network.log_scale = lambda z, cells: seen.append(len(z)) or decode(z, cells)
+    denoised(Posterior(network, cells))
+    assert max(seen) <= 10
+    assert sum(seen) == N_CELLS
+
+
+def _log_library(fitted: tuple[Any, Any]) -> np.ndarray:
+    network, cells = fitted
+    with torch.no_grad():
+        return network.eval().encode(cells.minibatch(torch.arange(N_CELLS))).library[:, 0].numpy()
+
+
+def _parts(answer: Any) -> list[np.ndarray]:
+    return list(answer) if isinstance(answer, list | tuple) else [answer]
