@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,9 @@ def open_model(
     check_anndata(adata, verb=verb)
     data = adata if adata_new is None else adata_new
     check_anndata(data, verb=verb)
-    if batch_size is not None:
-        checked_count("batch_size", batch_size)
+    is_size = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if batch_size is not None and (not is_size or batch_size < 1):
+        raise InputError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
     stored = from_record(adata.uns, key)
 
     from scvi_pp._backend import device as devices

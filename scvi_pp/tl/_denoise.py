@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from scvi_pp import _docs
+from scvi_pp._data.read import check_anndata
 from scvi_pp._data.write import check_key, check_writable, write
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
@@ -87,6 +88,7 @@ def denoise(
     10000.0
     """
     target = adata if adata_new is None else adata_new
+    check_anndata(target, verb="tl.denoise")
     if copy:
         target = target.copy()
     size = checked_library_size(library_size)

@@ -19,6 +19,13 @@ def check_choices(given: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
             raise InputError(f"{name}={given[name]!r} is unknown.{hint} Choose one of {', '.join(map(repr, known))}.")
 
 
+def check_names(given: Mapping[str, Any], *names: str) -> None:
+    """Refuse what cannot name a column."""
+    for name in names:
+        if given[name] is not None and not isinstance(given[name], str):
+            raise InputError(f"{name}={given[name]!r} must be the name of an obs column.")
+
+
 def check_sizes(given: Mapping[str, Any], *names: str) -> None:
     """Refuse a size that is no whole number of at least 1."""
     for name in names:

@@ -13,7 +13,7 @@ from scvi_pp._data.sources import Categories, Category, Numbers, Positive
 from scvi_pp._errors import InputError
 from scvi_pp._seed import seed_from
 from scvi_pp.tl._fitting import Call, fit_and_write
-from scvi_pp.tl._options import check_choices, check_flags, check_rate, check_sizes
+from scvi_pp.tl._options import check_choices, check_flags, check_names, check_rate, check_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,6 +195,7 @@ def scvi(
         "continuous_covariate_keys": as_keys(continuous_covariate_keys, "continuous_covariate_keys"),
         "mask_var": mask_var,
     }
+    check_names(keys, "labels_key", "size_factor_key")
     seed = seed_from(rng, random_state)
     call = Call(adata, "scvi", seed, key_added, denoise, save_model, device, training)
     if copy:

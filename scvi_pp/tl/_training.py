@@ -38,8 +38,8 @@ class Training(TypedDict, total=False):
 DEFAULTS = Training(
     max_epochs=None,
     batch_size=128,
-    learning_rate=5e-3,
-    weight_decay=1e-6,
+    learning_rate=1e-2,
+    weight_decay=1e-4,
     kl_warmup=0.1,
     kl_weight=1.0,
     early_stopping=True,
@@ -75,6 +75,8 @@ def checked(training: Training, *, verb: str) -> Training:
         _check_range(name, options[name], *bounds)  # type: ignore[literal-required]
     if not isinstance(options["early_stopping"], bool):
         raise InputError(f"early_stopping={options['early_stopping']!r} must be True or False.")
+    if options["checkpoint"] is not None and not isinstance(options["checkpoint"], str | Path):
+        raise InputError(f"checkpoint={options['checkpoint']!r} must be a path.")
     return options
 
 
@@ -82,7 +84,7 @@ def _check_range(name: str, value: Any, smallest: float, allowed: bool, largest:
     if value is None and DEFAULTS[name] is None:  # type: ignore[literal-required]
         return
     kind = "a whole number" if name in WHOLE else "a number"
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
     fits = is_number and smallest <= value <= largest and (allowed or value > smallest)
     if not fits or (name in WHOLE and value != int(value)):
         bound = f"of at least {smallest:g}" if allowed else f"above {smallest:g}"

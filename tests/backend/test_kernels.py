@@ -103,7 +103,9 @@ def test_negative_binomial_is_scipys(dispersion: float):
         expected = scipy.stats.nbinom.logpmf(x, dispersion, dispersion / (dispersion + mean))
         log_mean = torch.full((len(x), 1), mean, dtype=torch.float64).log()
         log_dispersion = torch.tensor([dispersion], dtype=torch.float64).log()
-        found = negative_binomial.log_likelihood(torch.tensor(x, dtype=torch.float64)[:, None], log_mean, log_dispersion)
+        found = negative_binomial.log_likelihood(
+            torch.tensor(x, dtype=torch.float64)[:, None], log_mean, log_dispersion
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9)
 
 
@@ -128,9 +130,7 @@ def test_negative_binomial_is_right_to_nine_digits(dispersion: float):
         for x, mean in itertools.product((0, 1, 10, 1e5), (1e-8, 0.1, 100.0, 1e6)):
             log_mean = torch.tensor([[mean]], dtype=torch.float64).log().requires_grad_()
             log_dispersion = torch.tensor([dispersion], dtype=torch.float64).log().requires_grad_()
-            value = negative_binomial.log_likelihood(
-                torch.tensor([[x]], dtype=torch.float64), log_mean, log_dispersion
-            )
+            value = negative_binomial.log_likelihood(torch.tensor([[x]], dtype=torch.float64), log_mean, log_dispersion)
             value.sum().backward()
             mu, theta = (mpmath.exp(mpmath.mpf(float(v.detach()))) for v in (log_mean, log_dispersion))
             share = mu / (mu + theta)

@@ -129,6 +129,8 @@ def test_the_mean_of_many_draws_is_the_latent_mean(fitted: tuple[Any, Any]):
     assert (np.abs(draws.mean(0) - posterior.latent_mean()) < 5 * error + 1e-3).all()
 
 
+# not with a hidden library: its draws scatter, parameters are given at its mean
+@pytest.mark.parametrize("fitted", ["zinb", "normal", "ln"], indirect=True)
 def test_predictive_draws_have_the_mean_of_the_likelihood(fitted: tuple[Any, Any]):
     posterior = Posterior(*fitted)
     n = 300
@@ -150,7 +152,7 @@ def test_the_mean_on_the_simplex_is_that_of_its_draws():
     location, variance = Posterior(network, cells).latent_distribution()
     rng = np.random.default_rng(0)
     draws = np.exp(location + np.sqrt(variance) * rng.standard_normal((20_000, *location.shape)))
-    np.testing.assert_allclose(mean, (draws / draws.sum(-1, keepdims=True)).mean(0), atol=5e-3)
+    np.testing.assert_allclose(mean, (draws / draws.sum(-1, keepdims=True)).mean(0), atol=0.02)
 
 
 def test_a_hidden_library_size_is_the_mean_of_its_log_normal():
@@ -163,46 +165,66 @@ def test_a_hidden_library_size_is_the_mean_of_its_log_normal():
 
 @pytest.mark.parametrize("name", ["zinb", "latent library", "ln"])
 def test_the_marginal_log_likelihood_is_the_integral_over_what_is_hidden(name: str):
-    inputs = small.arrays(12, 8)
-    network = small.network(inputs, **{**MODELS[name], "n_latent": 2 if name == "ln" else 1})
-    fit(network, small.cells(inputs), small.plan(12, max_epochs=30))
+    inputs = small.arrays(8, 8)
     cells = small.cells(inputs)
-    found = Posterior(network, cells).marginal_log_likelihood(4000)
-    expected = _integral(network, cells.minibatch(torch.arange(12)), is_simplex=name == "ln")
-    np.testing.assert_allclose(found, expected, atol=0.03)
+    network = small.network(inputs, **{**MODELS[name], "n_latent": 2 if name == "ln" else 1}).eval()
+    network.start_from(cells, torch.arange(8))
+    _propose_widely(network)
+    found = Posterior(network, cells).marginal_log_likelihood(2000)
+    expected = _integral(network, cells.minibatch(torch.arange(8)))
+    np.testing.assert_allclose(found, expected, atol=0.05)
 
 
 @torch.no_grad()
-def _integral(network: Any, cells: Any, *, is_simplex: bool) -> np.ndarray:
-    """log of the integral of p(x | z, l) p(z) p(l), summed over a fine grid.
+def _propose_widely(network: Any) -> None:
+    """A posterior near the prior, but not the prior: importance weights that vary, though not by much."""
+    for encoder, mean, variance in ((network.encoder, 0.2, 1.2), (network.library_encoder, None, None)):
+        if encoder is None:
+            continue
+        encoder.mean.weight.mul_(0.1)
+        encoder.log_variance.weight.mul_(0.1)
+        encoder.mean.bias.fill_(network.library_mean.mean() + 0.1 if mean is None else mean)
+        spread = 1.2 * network.library_variance.max() if variance is None else torch.tensor(variance)
+        encoder.log_variance.bias.fill_(spread.log())
+
+
+@torch.no_grad()
+def _integral(network: Any, cells: Any) -> np.ndarray:
+    """log of the integral of p(x | z, l) p(z) p(l), as a sum over a fine grid of both."""
+    z, log_weight = _latent_grid(network)
+    n_cells, n_points = len(cells.batch), len(z)
+    repeated = type(cells)(*(None if field is None else field.repeat(n_points, 1) for field in cells))
+    repeated = repeated._replace(batch=cells.batch.repeat(n_points), labels=cells.labels.repeat(n_points))
+    terms = []
+    for library, log_library_weight in _library_grid(network, cells):
+        p_x = network.decode(z.repeat_interleave(n_cells, 0), library.repeat(n_points, 1), repeated)
+        log_p = p_x.log_likelihood(repeated.counts).view(n_points, n_cells)
+        terms.append(log_p + log_weight[:, None] + log_library_weight)
+    return torch.logsumexp(torch.cat(terms).double(), 0).numpy()
+
+
+def _latent_grid(network: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points of a one-dimensional latent space and the logarithms of their prior weights.
 
     On the simplex of two archetypes only the difference of both coordinates matters, which is N(0, 2).
     """
-    step = 0.02
-    grid = torch.arange(-7, 7, step)
-    width = 2**0.5 if is_simplex else 1.0
-    weight = torch.distributions.Normal(0.0, 1.0).log_prob(grid) + np.log(step)
-    positions = width * grid[:, None]
-    z = network.latent(torch.cat([positions / 2, -positions / 2], 1)) if is_simplex else positions
-    libraries = _library_grid(network, cells)
-    terms = []
-    for point, log_weight in zip(z, weight, strict=True):
-        here = point.expand(len(cells.batch), -1)
-        for library, log_library_weight in libraries:
-            log_p = network.decode(here, library, cells).log_likelihood(cells.counts)
-            terms.append(log_p + log_weight + log_library_weight)
-    return torch.logsumexp(torch.stack(terms).double(), 0).numpy()
+    grid, log_weight = _normal_grid(0.1)
+    if network.hyperparameters.latent_distribution == "normal":
+        return grid[:, None], log_weight
+    half = grid / 2**0.5
+    return network.latent(torch.stack([half, -half], 1)), log_weight
 
 
 def _library_grid(network: Any, cells: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     if network.library_encoder is None:
-        return [(network.encode(cells).library, torch.zeros(len(cells.batch)))]
-    p, step = network.p_library(cells), 0.25
-    offsets = torch.arange(-5, 5, step)
-    return [
-        (p.loc + p.scale * offset, torch.distributions.Normal(0.0, 1.0).log_prob(offset) + np.log(step))
-        for offset in offsets
-    ]
+        return [(network.encode(cells).library, torch.tensor(0.0))]
+    p = network.p_library(cells)
+    return [(p.loc + p.scale * offset, log_weight) for offset, log_weight in zip(*_normal_grid(0.2), strict=True)]
+
+
+def _normal_grid(step: float) -> tuple[torch.Tensor, torch.Tensor]:
+    grid = torch.arange(-6, 6, step)
+    return grid, torch.distributions.Normal(0.0, 1.0).log_prob(grid) + np.log(step)
 
 
 def test_blocks_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch):

@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from scvi_pp import get
 from scvi_pp._errors import InputError, MissingKeyError
@@ -36,9 +37,9 @@ ASK: dict[str, Callable[..., Any]] = {
 def rearranged(adata: ad.AnnData) -> ad.AnnData:
     """The same cells, genes in another order among others, and nothing that a fit wrote."""
     others = cells(adata.n_obs, 7, seed=5)
-    others.var_names = [f"other{i}" for i in range(7)]
-    both = ad.concat([others, adata], axis="columns")
-    both.obs = adata.obs
+    layers = {name: sp.hstack([others.layers[name], adata.layers[name]], format="csr") for name in ("counts", "lognorm")}
+    var = pd.DataFrame(index=[*(f"other{i}" for i in range(7)), *adata.var_names])
+    both = ad.AnnData(layers["counts"], obs=adata.obs, var=var, layers=layers)
     return both[:, np.random.default_rng(0).permutation(both.n_vars)].copy()
 
 

@@ -7,17 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_matrix
 
 from scvi_pp._backend import kernels
 from scvi_pp._backend.models.scvi import Hyperparameters, Inputs, Network, build
-from scvi_pp._backend.query import Posterior
-from scvi_pp._backend.streams import Cells
 from tests.parity.weights import copy_weights, pairs
 
 pytest.importorskip("scvi")
 
-from scvi.module import VAE  # noqa: E402 - only where the reference is installed
+from scvi.module import VAE
 
 pytestmark = pytest.mark.parity
 
@@ -73,7 +70,9 @@ class Twins(NamedTuple):
         return self.vae(self.tensors, loss_kwargs={"kl_weight": KL_WEIGHT})
 
 
-def twins(likelihood: str, dispersion: str, setting: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Twins:
+def twins(
+    likelihood: str, dispersion: str, setting: str, *, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Twins:
     hp = _hyperparameters(likelihood, dispersion, setting)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

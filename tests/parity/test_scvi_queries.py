@@ -56,7 +56,14 @@ def _twins(name: str) -> Twins:
         _train(peer, torch.tensor(counts), torch.tensor(adata.obs["batch"].cat.codes.to_numpy(dtype=np.int64))[:, None])
     peer.is_trained_ = True
     hp = Hyperparameters(
-        n_genes=N_GENES, n_batches=N_BATCHES, n_labels=1, n_levels=(), n_numbers=0, has_size_factor=False, **shape, **how
+        n_genes=N_GENES,
+        n_batches=N_BATCHES,
+        n_labels=1,
+        n_levels=(),
+        n_numbers=0,
+        has_size_factor=False,
+        **shape,
+        **how,
     )
     network = build(hp)
     copy_weights(network, peer.module)

@@ -60,7 +60,9 @@ def _body(name: str, ours: Any, peers: Any) -> Iterator[Pair]:
         yield from _conditional_linear(f"{here}.linear", block.linear, linear)
         if block.batch_norm is not None:
             for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-                yield Pair(f"{here}.batch_norm.{part}", getattr(block.batch_norm, part), getattr(batch_norm, part), _as_is)
+                yield Pair(
+                    f"{here}.batch_norm.{part}", getattr(block.batch_norm, part), getattr(batch_norm, part), _as_is
+                )
 
 
 def _conditional_linear(name: str, ours: Any, peers: Any) -> Iterator[Pair]:
