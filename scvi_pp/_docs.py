@@ -46,11 +46,11 @@ max_epochs
 batch_size
     Cells per training step, 128 by default.
 learning_rate
-    The largest step size of Adam; it rises at the start and falls to zero at the end.
+    The largest step size of Adam, 0.01 by default; it rises at the start and falls to zero at the end.
 weight_decay
-    L2 penalty on the weights, 1e-6 by default.
+    L2 penalty on the weights, 1e-4 by default.
 kl_warmup
-    Share of the run over which the weight of the KL term rises from 0 to `kl_weight`.
+    Share of the run over which the weight of the KL term rises from 0 to `kl_weight`, 0.1 by default.
 kl_weight
     The final weight of the KL term, 1 by default (the ELBO itself).
 early_stopping

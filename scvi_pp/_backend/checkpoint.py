@@ -30,8 +30,9 @@ FORMAT = "scvi_pp-checkpoint/1"
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
     """Replace the file at `path`, all or nothing."""
-    header = {"format": FORMAT, "facts": json.dumps(facts)}
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "sha256": _sha256(tensors), "facts": json.dumps(facts)}
+    content = save(tensors, header)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -52,10 +53,20 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if header.get("format") != FORMAT:
             raise ValueError(f"its format is {header.get('format')!r}")
+        if header["sha256"] != _sha256(tensors):
+            raise ValueError("its tensors do not match their checksum")
         return tensors, json.loads(header["facts"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         msg = f"checkpoint={str(path)!r} is no checkpoint of scvi_pp ({error}). Delete it or name another file."
         raise InputError(msg) from error
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(tensors[name].numpy().tobytes())
+    return sha.hexdigest()
 
 
 def digest(arrays: tuple[Any, ...]) -> str:

@@ -171,8 +171,7 @@ class Posterior:
         with self._asking():
             for where, cells in self._blocks(decoded=False):
                 posterior = self.network.encode(cells)
-                spread = 0.0 if posterior.q_library is None else posterior.q_library.variance / 2
-                out[where] = _host((posterior.library + spread).exp())[:, 0]
+                out[where] = _host(_log_expected_library(posterior).exp())[:, 0]
         return out
 
     # ---- how well they are explained
@@ -232,7 +231,7 @@ class Posterior:
             else:
                 z = self.network.latent(posterior.q_z.loc + posterior.q_z.scale * noise[where])
             hidden = drawing and posterior.q_library is not None
-            yield where, cells, z, posterior.q_library.sample() if hidden else posterior.library
+            yield where, cells, z, posterior.q_library.sample() if hidden else _log_expected_library(posterior)
 
     def _noise(self, sample: int) -> Tensor:
         """Standard normal draws for every cell: the same whatever the blocks are."""
@@ -249,6 +248,13 @@ class Posterior:
         for draw in torch.cat([noise, -noise]).split(50):
             mean += self.network.latent(q_z.loc[:, None] + q_z.scale[:, None] * draw).sum(1)
         return mean / SIMPLEX_DRAWS
+
+
+def _log_expected_library(posterior: Any) -> Tensor:
+    """The log of the expected library size: where it is hidden, the mean of a log-normal."""
+    hidden = posterior.q_library
+    library: Tensor = posterior.library if hidden is None else hidden.loc + hidden.variance / 2
+    return library
 
 
 def _host(tensor: Tensor) -> np.ndarray:

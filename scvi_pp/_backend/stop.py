@@ -18,17 +18,21 @@ class StopButton:
 
     def __init__(self) -> None:
         self.pressed = False
+        self._installed = False
         self._previous: Any = None
 
     def __enter__(self) -> StopButton:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._press)
+            # a handler that was not set from Python cannot be put back: Python's own takes its place
+            previous = signal.signal(signal.SIGINT, self._press)
+            self._previous = signal.default_int_handler if previous is None else previous
+            self._installed = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._previous is not None:
+        if self._installed:
             signal.signal(signal.SIGINT, self._previous)
 
     def _press(self, number: int, frame: object) -> None:

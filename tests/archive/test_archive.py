@@ -1,0 +1,60 @@
+"""Files that were written once must load forever, and answer as they did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from scvi_pp import get, tl
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+HERE = Path(__file__).parent
+FILES = ["scvi_1_default.h5ad", "scvi_1_rich.h5ad"]
+# another CPU or another torch rounds otherwise
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def test_every_archived_file_is_tested():
+    assert sorted(path.name for path in HERE.glob("*.h5ad")) == FILES
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_archived_file_answers_as_it_did(file: str):
+    adata = ad.read_h5ad(HERE / file)
+    assert adata.uns["scvi"]["model"]["format"] == "scvi_pp/1"
+    np.testing.assert_allclose(get.latent(adata), adata.obsm["X_scvi"], **CLOSE)
+    _, variance = get.latent(adata, kind="distribution")
+    np.testing.assert_allclose(variance, adata.obsm["variance"], **CLOSE)
+    tl.denoise(adata, transform_batch=3, library_size="latent", key_added="again")
+    np.testing.assert_allclose(adata.layers["again"], adata.layers["in_3"], **CLOSE)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_archived_file_says_what_it_is(file: str):
+    adata = ad.read_h5ad(HERE / file)
+    info = get.model_info(adata)
+    modelled = adata.var_names if "default" in file else adata.var_names[adata.var["chosen"]]
+    assert info["genes"] == list(modelled)
+    assert info["batches"] == ["3", "10"]
+    assert info["training"]["scvi_pp_version"] == "0.1.0"
+    history = get.history(adata)
+    assert len(history) == 3
+    assert np.isfinite(history.to_numpy()).all()
+    assert np.isfinite(get.elbo(adata))
+    assert get.samples(adata).shape == (adata.n_obs, len(modelled))
+
+
+def test_archived_vectors_of_batches_and_unseen_cells_are_answered_for():
+    adata = ad.read_h5ad(HERE / "scvi_1_rich.h5ad")
+    assert get.batch_representation(adata).shape == (2, 2)
+    bare = ad.AnnData(None, obs=adata.obs, var=adata.var[[]], layers={"counts": adata.layers["counts"]})
+    reversed_genes = bare[::-1, ::-1].copy()
+    np.testing.assert_allclose(get.latent(adata, adata_new=reversed_genes)[::-1], adata.obsm["X_scvi"], **CLOSE)
+
+
+def test_archived_files_stay_small():
+    assert all((HERE / file).stat().st_size < 60_000 for file in FILES)
