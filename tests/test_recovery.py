@@ -6,8 +6,10 @@ The thresholds follow from what could be reached at best and from what is reache
 - Two equal batches are guessed with accuracy 0.5 by chance. The majority of 15 neighbours of 1,500 cells scatters by
   about 0.02 around it even where batches are mixed by a coin; 0.6 is five times that. Measured: 0.53 to 0.58, and 0.99
   or more without correction.
-- Nobody can know the dispersion of a gene better than who knows its mean in every cell, so the estimate is held against
-  the maximum likelihood of an oracle that does.
+- Nobody can know the dispersion of a gene better than who knows its mean in every cell. Where a gene has no biology to
+  explain (it is not differential), the estimate should come near the maximum likelihood of an oracle that does:
+  correlation 0.95 to 0.96 measured, 0.96 to 0.97 for the oracle. Biology that 1,500 cells do not suffice to explain
+  counts as noise, so the dispersion of the other genes may only be found too small.
 - Denoised expression is compared gene by gene around its mean, so that knowing which genes are high earns nothing.
   Measured: 0.74 to 0.83, against 0.38 to 0.47 for log-normalised counts.
 """
@@ -132,12 +134,15 @@ def test_mean_expression_of_genes_is_found_again(seed: int):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dispersion_is_found_nearly_as_well_as_it_can_be(seed: int):
     found = study(seed, "nb")
-    seen = np.flatnonzero(found.adata.var["mean"] > 1)  # below a count per cell, dispersion hardly shows
-    truth = np.log(found.adata.var["dispersion"].to_numpy()[seen])
-    ours = np.log(svp.get.likelihood_parameters(found.adata)["dispersion"].iloc[0].to_numpy()[seen])
-    oracle = dispersion_of_an_oracle(found.adata, seen)
-    assert np.corrcoef(ours, truth)[0, 1] > np.corrcoef(oracle, truth)[0, 1] - 0.2
-    assert abs(np.median(ours - truth)) < 0.35
+    var = found.adata.var
+    truth = np.log(var["dispersion"].to_numpy())
+    ours = np.log(svp.get.likelihood_parameters(found.adata)["dispersion"].iloc[0].to_numpy())
+    seen = var["mean"].to_numpy() > 1  # below a count per cell, dispersion hardly shows
+    plain, differential = (np.flatnonzero(seen & (var["differential"] == kind)) for kind in (False, True))
+    oracle = dispersion_of_an_oracle(found.adata, plain)
+    assert np.corrcoef(ours[plain], truth[plain])[0, 1] > np.corrcoef(oracle, truth[plain])[0, 1] - 0.06
+    assert abs(np.median(ours[plain] - truth[plain])) < 0.15
+    assert -1.5 < np.median(ours[differential] - truth[differential]) < 0.15
 
 
 def test_types_are_found_and_batches_mixed_in_a_few_seconds():

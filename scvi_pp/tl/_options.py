@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+import operator
+from typing import TYPE_CHECKING, Any, SupportsIndex, get_args
 
 from scvi_pp._errors import InputError, did_you_mean
 
@@ -30,7 +31,7 @@ def check_sizes(given: Mapping[str, Any], *names: str) -> None:
     """Refuse a size that is no whole number of at least 1."""
     for name in names:
         value = given[name]
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex) or operator.index(value) < 1:
             raise InputError(f"{name}={value!r} must be a whole number of at least 1.")
 
 

@@ -37,6 +37,7 @@ CHOICES = {
     "use_batch_norm": Where,
     "use_layer_norm": Where,
 }
+SIZES = ("n_latent", "n_hidden", "n_layers", "n_batch_embedding")
 
 
 @_docs.documented(RANDOM=_docs.RANDOM, TRAINING=_docs.TRAINING)
@@ -185,7 +186,7 @@ def scvi(
         "use_batch_norm": use_batch_norm,
         "use_layer_norm": use_layer_norm,
     }
-    _check(options, labels_key)
+    options = _checked(options, labels_key)
     keys = {
         "layer": layer,
         "batch_key": as_keys(batch_key, "batch_key"),
@@ -205,15 +206,17 @@ def scvi(
     return call.adata if copy else None
 
 
-def _check(options: dict[str, Any], labels_key: str | None) -> None:
+def _checked(options: dict[str, Any], labels_key: str | None) -> dict[str, Any]:
+    """The options in plain Python types, after every check that needs no data."""
     check_choices(options, CHOICES)
-    check_sizes(options, "n_latent", "n_hidden", "n_layers", "n_batch_embedding")
+    check_sizes(options, *SIZES)
     check_flags(options, "use_observed_lib_size", "encode_covariates", "deeply_inject_covariates")
     check_rate(options, "dropout_rate")
     if options["dispersion"] == "gene-label" and labels_key is None:
         raise InputError("dispersion='gene-label' needs labels_key, the obs column with the labels.")
     if options["dispersion"] != "gene-label" and labels_key is not None:
         _logging.warning("labels_key is used by dispersion='gene-label' alone; here it has no effect.")
+    return {**options, **{name: int(options[name]) for name in SIZES}, "dropout_rate": float(options["dropout_rate"])}
 
 
 def _declare(
