@@ -50,8 +50,10 @@ class Study:
 
 
 @cache
-def study(seed: int, likelihood: str = "zinb", n_obs: int = 1500, n_vars: int = 300) -> Study:
-    adata = svp.datasets.simulate_rna(n_obs, n_vars, batch_effect=0.45, true_rate=True, rng=seed)
+def study(seed: int, likelihood: str = "zinb", n_obs: int = 1500, n_vars: int = 300, depth: float = 150) -> Study:
+    adata = svp.datasets.simulate_rna(
+        n_obs, n_vars, library_size=depth, batch_effect=0.45, true_rate=True, rng=seed
+    )
     counts = adata.X.toarray()
     total = counts.sum(1, keepdims=True)
     log_normalised = np.log1p(counts / np.maximum(total, 1) * np.median(total))
@@ -146,7 +148,10 @@ def test_dispersion_is_found_nearly_as_well_as_it_can_be(seed: int):
 
 
 def test_types_are_found_and_batches_mixed_in_a_few_seconds():
-    found = study(0, "nb", n_obs=500, n_vars=150)
+    """Fewer cells with more counts each. Measured: index 0.88, against 0.49 without a model; batch 0.54, against 1.00."""
+    found = study(0, "nb", n_obs=500, n_vars=150, depth=600)
     latent = found.adata.obsm["X_scvi"]
-    assert agreement_with_types(latent, found.adata) > agreement_with_types(found.components, found.adata) + 0.1
-    assert batch_guessed(latent, found.adata) < 0.65 < 0.9 < batch_guessed(found.components, found.adata)
+    assert agreement_with_types(latent, found.adata) > 0.7
+    assert agreement_with_types(latent, found.adata) > agreement_with_types(found.components, found.adata)
+    assert batch_guessed(latent, found.adata) < 0.65  # of 500 cells: four times what chance scatters by
+    assert batch_guessed(found.components, found.adata) > 0.95
