@@ -10,7 +10,7 @@ import numpy as np
 
 from scvi_pp._data.fitted import from_record
 from scvi_pp._data.read import check_anndata, read
-from scvi_pp._errors import InputError, ModelRecordError, did_you_mean, listing
+from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError, did_you_mean, listing
 from scvi_pp._settings import settings
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ class FittedModel:
             return None
         if not isinstance(genes, Iterable):
             raise InputError(f"genes={genes!r} must be the name of a gene or a list of names.")
-        wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+        wanted = [genes] if isinstance(genes, str) else list(genes)
+        if any(isinstance(gene, bool | np.bool_) for gene in wanted):
+            raise InputError("genes takes names, not a mask: use genes=adata.var_names[mask].")
+        wanted = [str(gene) for gene in wanted]
         if not wanted:
             raise InputError("genes is empty. Name at least one gene, or leave it out for all.")
         place = {gene: column for column, gene in enumerate(self.genes)}
@@ -65,7 +68,9 @@ class FittedModel:
         source: Any = self.stored.sources["batch"]
         if not source.keys:
             raise InputError("transform_batch needs a model that was fitted with batch_key.")
-        several = isinstance(transform_batch, list | np.ndarray)
+        # of a model with joined columns a tuple is one batch: a value for each column
+        one = isinstance(transform_batch, str) or (isinstance(transform_batch, tuple) and len(source.keys) > 1)
+        several = isinstance(transform_batch, Iterable) and not one
         levels = list(transform_batch) if several else [transform_batch]  # type: ignore[call-overload]
         if not levels:
             raise InputError("transform_batch is empty. Name at least one batch, or leave it out.")
@@ -104,6 +109,17 @@ def open_model(
     except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what a foreign description can cause
         msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
         raise ModelRecordError(msg) from error
-    cells = Cells(read(data, sources, verb=verb), where)
+    cells = Cells(_read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new"), where)
     posterior = Posterior(network.to(where), cells, seed=seed, batch_size=batch_size)
     return FittedModel(stored, posterior, data.obs_names)
+
+
+def _read(data: AnnData, sources: Any, stored: Fitted, verb: str, name: str) -> Any:
+    """What the fit read, of these cells; an error says that it is the question, not the fit, that lacks something."""
+    try:
+        return read(data, sources, verb=verb)
+    except (InputError, MissingKeyError) as error:
+        place: str = stored.sources["counts"].place  # type: ignore[attr-defined]
+        changed = f" The model was fitted to {place}: has it changed since? Put the counts back there."
+        hint = changed if f"{place} holds" in str(error) else ""
+        raise type(error)(f"{verb} reads {name} as the fit did, but {error}{hint}") from error

@@ -217,12 +217,16 @@ def test_missing_x_is_said_with_the_layers_there_are(verb: Verb):
 
 @pytest.mark.filterwarnings("ignore:From 0.4 .update\\(\\) will not pull:FutureWarning")  # mudata 0.3
 def test_mudata_is_refused_with_what_to_pass(verb: Verb):
-    mdata = mudata.MuData({"rna": small_counts(), "prot": small_counts(n_vars=5)})
+    rna, protein = small_counts(), small_counts(n_vars=5)
+    protein.var_names = [f"protein{i}" for i in range(5)]
+    mdata = mudata.MuData({"rna": rna, "protein": protein})
     with pytest.raises(InputError, match=rf"tl\.{verb.name} takes an AnnData: pass mdata\['rna'\]"):
         verb(mdata)
 
 
-@pytest.mark.parametrize("thing", [None, "study.h5ad", np.ones((3, 3)), pd.DataFrame(), sp.eye(3)], ids=lambda thing: type(thing).__name__)
+@pytest.mark.parametrize(
+    "thing", [None, "study.h5ad", np.ones((3, 3)), pd.DataFrame(), sp.eye(3)], ids=lambda thing: type(thing).__name__
+)
 @pytest.mark.parametrize("copy", [False, True])
 def test_what_is_no_anndata_is_refused(verb: Verb, thing, copy: bool):
     with pytest.raises(InputError, match=rf"tl\.{verb.name} takes an AnnData, not {type(thing).__name__}"):

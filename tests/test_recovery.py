@@ -51,9 +51,7 @@ class Study:
 
 @cache
 def study(seed: int, likelihood: str = "zinb", n_obs: int = 1500, n_vars: int = 300, depth: float = 150) -> Study:
-    adata = svp.datasets.simulate_rna(
-        n_obs, n_vars, library_size=depth, batch_effect=0.45, true_rate=True, rng=seed
-    )
+    adata = svp.datasets.simulate_rna(n_obs, n_vars, library_size=depth, batch_effect=0.45, true_rate=True, rng=seed)
     counts = adata.X.toarray()
     total = counts.sum(1, keepdims=True)
     log_normalised = np.log1p(counts / np.maximum(total, 1) * np.median(total))

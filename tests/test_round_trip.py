@@ -118,8 +118,16 @@ for merge in ("unique", "first", "only"):
     )
 
 SILENT: dict[str, tuple[Callable[[ad.AnnData, ad.AnnData], ad.AnnData], type, str]] = {
-    "some genes": (lambda one, _: one[:, :12].copy(), InputError, "var_names lacks 8 of the model's 20 genes: gene12, "),
-    "a view of some genes": (lambda one, _: one[:, 5:], InputError, "var_names lacks 5 of the model's 20 genes: gene0, "),
+    "some genes": (
+        lambda one, _: one[:, :12].copy(),
+        InputError,
+        "var_names lacks 8 of the model's 20 genes: gene12, ",
+    ),
+    "a view of some genes": (
+        lambda one, _: one[:, 5:],
+        InputError,
+        "var_names lacks 5 of the model's 20 genes: gene0, ",
+    ),
     "renamed genes": (lambda one, _: renamed(one), InputError, "may be of another kind"),
     "without the counts": (lambda one, _: without_counts(one), MissingKeyError, "adata has no layer 'counts'"),
 }

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+
+with warnings.catch_warnings():  # in a notebook without ipywidgets: the plain bar will do
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 from scvi_pp import _logging
 from scvi_pp._backend import checkpoint

@@ -79,7 +79,7 @@ class Category:
         if unseen:
             msg = (
                 f"{self.place} holds {listing(unseen, quoted=True)}, which the model has not seen. "
-                f"Known: {listing(known, limit=20)}. Use tl.map_query to add a batch."
+                f"Known: {listing(known, limit=20)}. Fit again with these cells to add it."
             )
             raise InputError(msg)
         return np.array([code_of[level] for level in found], dtype=np.int64)[codes]

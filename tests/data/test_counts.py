@@ -280,7 +280,9 @@ def test_real_values_are_read_for_a_normal_likelihood_unless_not_finite() -> Non
     x = matrix() - 1.25
     np.testing.assert_array_equal(read_counts(cells(x), integers=False).toarray(), x)
     for bad, finding in ((np.nan, "NaN values"), (np.inf, "infinite values"), (-1e300, "values too large for float32")):
-        with pytest.raises(InputError, match=rf"^X holds {finding}\. Replace them, or leave those cells or genes out\.$"):
+        with pytest.raises(
+            InputError, match=rf"^X holds {finding}\. Replace them, or leave those cells or genes out\.$"
+        ):
             read_counts(cells(set_value(bad)()), integers=False)
 
 

@@ -97,7 +97,7 @@ def test_unseen_group_is_named_with_the_known_ones() -> None:
         learned.read(other)
     assert str(caught.value) == (
         "obs['batch'] holds 'donor9', which the model has not seen. Known: donor1, donor2. "
-        "Use tl.map_query to add a batch."
+        "Fit again with these cells to add it."
     )
 
 

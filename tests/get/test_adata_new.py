@@ -37,7 +37,9 @@ ASK: dict[str, Callable[..., Any]] = {
 def rearranged(adata: ad.AnnData) -> ad.AnnData:
     """The same cells, genes in another order among others, and nothing that a fit wrote."""
     others = cells(adata.n_obs, 7, seed=5)
-    layers = {name: sp.hstack([others.layers[name], adata.layers[name]], format="csr") for name in ("counts", "lognorm")}
+    layers = {
+        name: sp.hstack([others.layers[name], adata.layers[name]], format="csr") for name in ("counts", "lognorm")
+    }
     var = pd.DataFrame(index=[*(f"other{i}" for i in range(7)), *adata.var_names])
     both = ad.AnnData(layers["counts"], obs=adata.obs, var=var, layers=layers)
     return both[:, np.random.default_rng(0).permutation(both.n_vars)].copy()
@@ -108,7 +110,7 @@ def test_missing_genes_are_named(ask: str):
 def test_unseen_batch_is_named_with_the_verb_that_adds_one(ask: str):
     new = cells(10)
     new.obs["batch"] = "donor9"
-    message = r"obs\['batch'\] holds 'donor9', which the model has not seen\. Known: b0, b1\. Use tl\.map_query"
+    message = r"obs\['batch'\] holds 'donor9', which the model has not seen\. Known: b0, b1\. Fit again"
     with pytest.raises(InputError, match=message):
         ASK[ask](fit("zinb"), adata_new=new)
 
@@ -140,7 +142,9 @@ def test_missing_layer_is_named():
 def test_values_of_new_cells_are_checked():
     new = cells(10)
     new.X = new.layers["lognorm"]
-    with pytest.raises(InputError, match=r"looks log-normalised, .* pass layer='counts'|layers\['counts'\] holds counts"):
+    with pytest.raises(
+        InputError, match=r"looks log-normalised, .* pass layer='counts'|layers\['counts'\] holds counts"
+    ):
         get.latent(fit("zinb"), adata_new=new)
 
 

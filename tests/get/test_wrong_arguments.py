@@ -13,7 +13,7 @@ from tests.fits import cells, fit
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-NAMES = [name for name in get.__all__]
+NAMES = list(get.__all__)
 OF_GENES = ["denoised", "samples", "likelihood_parameters", "feature_correlation"]
 OF_BATCHES = ["denoised", "samples", "feature_correlation"]
 OF_DRAWS = [*OF_GENES, "latent", "elbo", "reconstruction_error", "marginal_log_likelihood"]
@@ -22,7 +22,10 @@ BATCHED = [*OF_DRAWS, "library_size"]
 CASES = [
     *((name, {"key": "svci"}, r"uns has no key 'svci'\. Did you mean 'scvi'\?") for name in NAMES),
     *((name, {"key": "neighbors"}, r"uns\['neighbors'\] was not written by scvi_pp") for name in NAMES),
-    *((name, {"genes": ["gene3", "CD3E"]}, "genes names 'CD3E', which the model was not fitted to") for name in OF_GENES),
+    *(
+        (name, {"genes": ["gene3", "CD3E"]}, "genes names 'CD3E', which the model was not fitted to")
+        for name in OF_GENES
+    ),
     *((name, {"genes": "gen3"}, "genes names 'gen3', .* Did you mean 'gene3'") for name in OF_GENES),
     *((name, {"genes": []}, "genes is empty") for name in OF_GENES),
     *((name, {"genes": 3}, r"genes=3 .*name") for name in OF_GENES),

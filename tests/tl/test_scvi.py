@@ -94,7 +94,9 @@ def test_several_batch_keys_are_one_batch_for_each_combination():
     adata = fitted(batch_key=["batch", "sex"])
     assert get.model_info(adata)["batches"] == ["b0 | False", "b0 | True", "b1 | False", "b1 | True"]
     pasted = cells()
-    pasted.obs["both"] = pd.Categorical([f"{b}-{s}" for b, s in zip(pasted.obs["batch"], pasted.obs["sex"], strict=True)])
+    pasted.obs["both"] = pd.Categorical(
+        [f"{b}-{s}" for b, s in zip(pasted.obs["batch"], pasted.obs["sex"], strict=True)]
+    )
     tl.scvi(pasted, **QUICK, batch_key="both")
     np.testing.assert_array_equal(adata.obsm["X_scvi"], pasted.obsm["X_scvi"])
     one = get.denoised(adata, transform_batch=("b0", True))

@@ -55,7 +55,9 @@ def test_best_weights_are_those_that_are_stored(monkeypatch):
     monkeypatch.setattr(fit_module._Loop, "_validate", worse_and_worse)
     five = fitted(max_epochs=5, learning_rate=0.01)
     assert params(five)["best_epoch"] == 2
-    monkeypatch.setattr(fit_module._Loop, "_validate", lambda loop: validate(loop) | {"elbo_validation": loop.run.epoch})
+    monkeypatch.setattr(
+        fit_module._Loop, "_validate", lambda loop: validate(loop) | {"elbo_validation": loop.run.epoch}
+    )
     last = fitted(max_epochs=5, learning_rate=0.01)
     assert params(last)["best_epoch"] == 5
     assert not np.allclose(five.obsm["X_scvi"], last.obsm["X_scvi"])
@@ -301,7 +303,9 @@ def test_continued_run_is_the_uninterrupted_one_bit_for_bit(after: int, tmp_path
 def test_finished_run_is_not_trained_again(tmp_path: Path, monkeypatch):
     first = fitted(max_epochs=3, checkpoint=tmp_path / "run")
     monkeypatch.setattr(fit_module._Loop, "_train", lambda *_: pytest.fail("trained"))
-    np.testing.assert_array_equal(fitted(max_epochs=3, checkpoint=tmp_path / "run").obsm["X_scvi"], first.obsm["X_scvi"])
+    np.testing.assert_array_equal(
+        fitted(max_epochs=3, checkpoint=tmp_path / "run").obsm["X_scvi"], first.obsm["X_scvi"]
+    )
 
 
 @pytest.mark.parametrize(
