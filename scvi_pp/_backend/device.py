@@ -12,6 +12,9 @@ from scvi_pp._errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# products of one training step; about a thousand genes at the default width and batch size
+WORTH_SHARING = 50_000_000
+
 
 def choose(device: str) -> torch.device:
     """The device a name stands for; "auto" is the first CUDA device where there is one, else the CPU."""
@@ -46,7 +49,16 @@ def reseed(device: torch.device, seed: int) -> None:
         torch.mps.manual_seed(seed)
 
 
-def release(device: torch.device) -> None:
-    """Give memory that is no longer used back to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+@contextmanager
+def threads_for(products: int) -> Iterator[None]:
+    """One thread inside the block if a step has fewer products than pay for sharing it.
+
+    On a busy machine the threads of a small step wait for each other far longer than they work.
+    """
+    before = torch.get_num_threads()
+    if products < WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

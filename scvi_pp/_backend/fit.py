@@ -22,7 +22,7 @@ with warnings.catch_warnings():  # in a notebook without ipywidgets: the plain b
 
 from scvi_pp import _logging
 from scvi_pp._backend import checkpoint
-from scvi_pp._backend.device import private_random, reseed
+from scvi_pp._backend.device import private_random, reseed, threads_for
 from scvi_pp._backend.schedule import Schedule
 from scvi_pp._backend.stop import StopButton
 from scvi_pp._backend.streams import n_minibatches, shuffled
@@ -108,7 +108,8 @@ def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None 
     """Train the network in place; `facts` says what a checkpoint must have been made with to be continued."""
     started = time.perf_counter()
     loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
-    with private_random(cells.device, plan.seed), StopButton() as button:
+    products = plan.batch_size * sum(weight.numel() for weight in network.parameters())
+    with threads_for(products), private_random(cells.device, plan.seed), StopButton() as button:
         loop.begin()
         ended = loop.run_all(button)
     loop.end()

@@ -60,5 +60,19 @@ def test_reseeding_starts_the_stream_again():
         assert torch.equal(torch.rand(5), first)
 
 
-def test_releasing_memory_of_the_cpu_is_nothing():
-    device.release(small.CPU)
+def test_a_small_step_is_not_shared_and_the_users_threads_come_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with device.threads_for(device.WORTH_SHARING - 1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with device.threads_for(device.WORTH_SHARING):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_device_without_values_is_refused():
+    with pytest.raises(InputError, match="cannot be used here"):
+        device.choose("meta")

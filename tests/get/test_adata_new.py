@@ -148,6 +148,15 @@ def test_values_of_new_cells_are_checked():
         get.latent(fit("zinb"), adata_new=new)
 
 
+def test_counts_that_were_normalised_since_the_fit_are_recognised():
+    adata = fit("zinb").copy()
+    adata.X = adata.layers["lognorm"]
+    with pytest.raises(
+        InputError, match=r"get\.latent reads adata as the fit did, but X holds .*has it changed since\?"
+    ):
+        get.latent(adata)
+
+
 def test_what_is_no_anndata_is_refused():
     with pytest.raises(InputError, match=r"get\.latent takes an AnnData, not str"):
         get.latent(fit("zinb"), adata_new="new.h5ad")

@@ -79,6 +79,19 @@ def test_several_batches_give_the_mean_of_the_singles(size):
     np.testing.assert_allclose(get.denoised(adata, transform_batch=["b1"], library_size=size), single[1], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "several",
+    [("b0", "b1"), np.array(["b0", "b1"]), pd.Index(["b0", "b1"])],
+    ids=lambda several: type(several).__name__,
+)
+def test_several_batches_may_come_in_any_collection(several):
+    adata = fit("zinb")
+    expected = get.denoised(adata, transform_batch=["b0", "b1"])
+    np.testing.assert_array_equal(get.denoised(adata, transform_batch=several), expected)
+    categories = adata.obs["batch"].cat.categories
+    np.testing.assert_array_equal(get.denoised(adata, transform_batch=categories), expected)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_mean_over_draws_is_that_of_the_decoded_draws(name: str):
     adata = fit(name)

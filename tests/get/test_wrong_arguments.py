@@ -28,6 +28,7 @@ CASES = [
     ),
     *((name, {"genes": "gen3"}, "genes names 'gen3', .* Did you mean 'gene3'") for name in OF_GENES),
     *((name, {"genes": []}, "genes is empty") for name in OF_GENES),
+    *((name, {"genes": [True, False]}, "genes takes names, not a mask") for name in OF_GENES),
     *((name, {"genes": 3}, r"genes=3 .*name") for name in OF_GENES),
     *((name, {"transform_batch": "b7"}, r"obs\['batch'\] has no level 'b7'.*Known: b0, b1") for name in OF_BATCHES),
     *((name, {"transform_batch": ["b0", "b7"]}, r"has no level 'b7'") for name in OF_BATCHES),

@@ -217,4 +217,5 @@ def test_memory_is_the_layer_and_a_constant():
         above[n_obs] = int(done.stdout) - 4 * n_obs * 2000
     constant = 250_000_000
     assert max(above.values()) < constant, above
-    assert abs(above[40_000] - above[10_000]) < 0.15 * 4 * 30_000 * 2000, above
+    one_more_copy = 4 * 30_000 * 2000  # of what the layers differ by; the counts themselves are a tenth of it
+    assert above[40_000] - above[10_000] < one_more_copy / 2, above
