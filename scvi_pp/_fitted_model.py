@@ -105,7 +105,8 @@ def open_model(
     try:
         sources = model.Inputs(**stored.sources)
         hyperparameters = model.hyperparameters_from(stored.hyperparameters)
-        network = weights.rebuild(lambda: model.build(hyperparameters), stored.weights)
+        with devices.private_random(where, seed):
+            network = weights.rebuild(lambda: model.build(hyperparameters), stored.weights)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what a foreign description can cause
         msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
         raise ModelRecordError(msg) from error

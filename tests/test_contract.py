@@ -186,7 +186,6 @@ def test_torch_is_left_as_it_was_set(verb: Verb):
     assert state() == before
 
 
-@pytest.mark.xfail(reason="fit() takes over the user's gradient mode and default type", strict=True)
 @pytest.mark.parametrize("setting", ["no_grad", "inference_mode", "float64"])
 def test_what_a_notebook_has_set_in_torch_does_not_matter(verb: Verb, setting: str):
     adata = verb.data()

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 WORTH_SHARING = 50_000_000
 
 
+def torch_version() -> str:
+    """The version of torch that computes."""
+    return str(torch.__version__)
+
+
 def choose(device: str) -> torch.device:
     """The device a name stands for; "auto" is the first CUDA device where there is one, else the CPU."""
     if device == "auto":
@@ -32,11 +37,19 @@ def choose(device: str) -> torch.device:
 
 @contextmanager
 def private_random(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the draws of the block, and leave the user's random state as it was."""
+    """Seed the draws of the block, and leave the user's random state as it was.
+
+    The block runs with torch's own defaults too, whatever a notebook has set: float32, and gradients recorded.
+    """
     cuda = [torch.cuda._utils._get_device_index(device, optional=True)] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        reseed(device, seed)
-        yield
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=cuda), torch.inference_mode(False), torch.enable_grad():
+        torch.set_default_dtype(torch.float32)
+        try:
+            reseed(device, seed)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def reseed(device: torch.device, seed: int) -> None:

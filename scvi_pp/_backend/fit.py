@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-with warnings.catch_warnings():  # in a notebook without ipywidgets: the plain bar will do
-    warnings.simplefilter("ignore")
+with warnings.catch_warnings(action="ignore"):  # in a notebook without ipywidgets: the plain bar will do
     from tqdm.auto import tqdm
 
 from scvi_pp import _logging
@@ -107,12 +106,12 @@ class Outcome:
 def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None = None) -> Outcome:
     """Train the network in place; `facts` says what a checkpoint must have been made with to be continued."""
     started = time.perf_counter()
-    loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
     products = plan.batch_size * sum(weight.numel() for weight in network.parameters())
     with threads_for(products), private_random(cells.device, plan.seed), StopButton() as button:
+        loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
         loop.begin()
         ended = loop.run_all(button)
-    loop.end()
+        loop.end()
     run = loop.run
     history = {name: np.asarray(values, dtype=np.float32) for name, values in run.history.items()}
     return Outcome(history, run.epoch, run.best_epoch, run.best_elbo, ended, time.perf_counter() - started)

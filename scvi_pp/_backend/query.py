@@ -205,7 +205,7 @@ class Posterior:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         self.network.eval()
-        with torch.inference_mode(), private_random(self.cells.device, self.seed):
+        with private_random(self.cells.device, self.seed), torch.inference_mode():
             yield
 
     def _blocks(self, *, decoded: bool = True, drawing: bool = False) -> Iterator[tuple[slice, Any]]:

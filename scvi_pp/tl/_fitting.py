@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scvi_pp import _logging
+from scvi_pp import __version__, _logging
 from scvi_pp._data.fitted import Fitted, check_save_model, to_record
 from scvi_pp._data.read import check_anndata, read
 from scvi_pp._data.write import check_writable, key_names, write
@@ -87,11 +86,12 @@ def _train(call: Call, model: Any, sources: Any, hyperparameters: Any, where: An
     from scvi_pp._backend.fit import Diverged, fit
 
     arrays = read(call.adata, sources, verb=call.verb)
+    _refuse_negative_values(arrays.counts, sources.counts.place)
     _report_empty_cells(arrays.counts)
     options = checked(call.training, verb=call.verb)
     training = plan(options, n_cells=call.adata.n_obs, seed=call.seed, label=call.model)
-    cells = cells_on(arrays, where)
     with private_random(where, call.seed):
+        cells = cells_on(arrays, where)
         network = model.build(hyperparameters).to(where)
     facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type}
     if training.checkpoint is not None:
@@ -138,6 +138,13 @@ def denoised_layer(posterior: Any, adata: AnnData, genes: tuple[str, ...], **opt
     return np.asarray(posterior.denoised(out, into=into, **options))
 
 
+def _refuse_negative_values(counts: Any, place: str) -> None:
+    """Counts were checked when they were read; this is for likelihoods of values that were normalised."""
+    if counts.nnz and counts.data.min() < 0:
+        msg = f"{place} holds negative values (smallest {counts.data.min():g}): it looks scaled."
+        raise InputError(f"{msg} gene_likelihood='normal' takes log-normalised expression, before sc.pp.scale.")
+
+
 def _report_empty_cells(counts: Any) -> None:
     n_empty = int(np.sum(np.diff(counts.indptr) == 0))
     if n_empty:
@@ -148,6 +155,8 @@ def _report_empty_cells(counts: Any) -> None:
 
 
 def _facts(call: Call, outcome: Outcome, where: Any) -> dict[str, Any]:
+    from scvi_pp._backend import device as devices
+
     return {
         "seed": call.seed,
         "device": str(where),
@@ -157,7 +166,8 @@ def _facts(call: Call, outcome: Outcome, where: Any) -> dict[str, Any]:
         "elbo": float(outcome.best_elbo),
         "ended": outcome.ended,
         "seconds": round(outcome.seconds, 3),
-        **{f"{name}_version": version(package) for name, package in (("scvi_pp", "scvi_pp"), ("torch", "torch"))},
+        "scvi_pp_version": __version__,
+        "torch_version": devices.torch_version(),
     }
 
 

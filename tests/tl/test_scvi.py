@@ -236,3 +236,11 @@ def test_scaled_values_are_refused_by_a_normal_likelihood():
     with pytest.raises((InputError, TrainingError)):
         tl.scvi(adata, **QUICK, gene_likelihood="normal", layer="scaled")
     assert_same(contents(adata), before)
+
+
+def test_scaled_values_are_refused_for_the_normal_likelihood():
+    adata = cells()
+    adata.X = np.log1p(adata.X.toarray()) - 1
+    with pytest.raises(InputError, match="it looks scaled.*before sc.pp.scale"):
+        tl.scvi(adata, gene_likelihood="normal", max_epochs=1)
+    assert "scvi" not in adata.uns

@@ -268,6 +268,9 @@ class Network(nn.Module):
             mean, variance = library_moments(cells, rows, hp.n_batches)
             self.get_buffer("library_mean").copy_(mean)
             self.get_buffer("library_variance").copy_(variance)
+            assert self.library_encoder is not None
+            self.library_encoder.mean.bias.fill_(mean.mean())
+            self.library_encoder.log_variance.bias.fill_(variance.mean().log())
 
 
 def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
