@@ -37,7 +37,8 @@ rng, random_state
 
 BATCH_SIZE = """\
 batch_size
-    Cells looked at together. It changes memory and speed, not results; chosen for you by default."""
+    Cells looked at together. It changes memory and speed, not results; chosen for you by default. What is drawn from
+    the likelihood or the bound is drawn in blocks of one fixed size, whatever is given here."""
 
 TRAINING = """\
 max_epochs
