@@ -94,7 +94,7 @@ def elbo_table(rows: list[list[str]]) -> str:
         "are measured on. Seconds are processor seconds of one thread (what an idle machine takes), with the latent of "
         "all cells, without importing."
     )
-    return f"### Held-out ELBO\n\n{note}\n\n{markdown(header, rows)}"
+    return f"## Held-out ELBO\n\n{note}\n\n{markdown(header, rows)}"
 
 
 def score_table(rows: list[list[str]]) -> str:
@@ -108,7 +108,7 @@ def score_table(rows: list[list[str]]) -> str:
         "Nothing is rescaled between methods. Derived labels come from Leiden clusters and markers, not from an "
         "experiment: there, small differences say little."
     )
-    return f"### Latent space\n\n{note}\n\n{markdown(['set', 'method', 'seeds', *SUMMARY, *DETAIL], rows)}"
+    return f"## Latent space\n\n{note}\n\n{markdown(['set', 'method', 'seeds', *SUMMARY, *DETAIL], rows)}"
 
 
 def provenance(every_run: list[Run]) -> str:
