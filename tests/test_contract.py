@@ -258,6 +258,8 @@ STAGES = {
 def test_failure_leaves_the_object_as_it_was(verb: Verb, stage: str, error: type, fitted_before: bool, monkeypatch):
     if stage == "denoising" and not verb.writes_denoised:
         pytest.skip("writes no denoised layer")
+    if stage == "denoising" and error is not RuntimeError:
+        pytest.skip("the model is kept: test_model_survives_when_its_denoised_layer_cannot_be_made")
     adata = verb.data()
     if fitted_before:
         verb(adata, rng=1)
@@ -275,6 +277,24 @@ def test_failure_leaves_the_object_as_it_was(verb: Verb, stage: str, error: type
     monkeypatch.undo()
     assert n_calls
     assert_same(contents(adata), before)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_model_survives_when_its_denoised_layer_cannot_be_made(verb: Verb, error: type, monkeypatch):
+    if not verb.writes_denoised:
+        pytest.skip("writes no denoised layer")
+
+    def fail(*_args, **_kwargs) -> None:
+        raise error
+
+    adata = verb.data()
+    with monkeypatch.context() as patch:
+        patch.setattr(STAGES["denoising"], fail)
+        verb(adata)
+    assert not any("denoised" in str(name) for name in adata.layers)
+    assert_same(svp.get.latent(adata, key=verb.name), adata.obsm[f"X_{verb.name}"])
+    svp.tl.denoise(adata, key=verb.name)
+    assert np.isfinite(adata.layers[f"{verb.name}_denoised"]).all()
 
 
 def test_failure_leaves_a_view_a_view(verb: Verb, monkeypatch):

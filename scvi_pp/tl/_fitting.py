@@ -123,7 +123,14 @@ def _layers(call: Call, posterior: Any, genes: tuple[str, ...], layer_key: str) 
             f"Get it with tl.denoise(adata, key={key!r}), or some genes with get.denoised(adata, genes=...)."
         )
         return {}
-    return {layer_key: denoised_layer(posterior, adata, genes)}
+    try:
+        return {layer_key: denoised_layer(posterior, adata, genes)}
+    except (KeyboardInterrupt, MemoryError) as error:  # the model is worth more than the layer
+        reason = "was stopped" if isinstance(error, KeyboardInterrupt) else "does not fit into memory"
+        _logging.warning(f"The denoised layer {reason}: the model is written without it. tl.denoise writes it later.")
+        if layer_key in adata.layers:
+            _logging.warning(f"layers['{layer_key}'] is still that of the earlier fit.")
+        return {}
 
 
 def denoised_layer(posterior: Any, adata: AnnData, genes: tuple[str, ...], **options: Any) -> np.ndarray:
@@ -174,7 +181,7 @@ def _facts(call: Call, outcome: Outcome, where: Any) -> dict[str, Any]:
 def _readable(params: dict[str, Any]) -> dict[str, Any]:
     """Flat scalars and strings: None is left out, several names are joined."""
     joined = {name: ", ".join(map(str, v)) if isinstance(v, list | tuple) else v for name, v in params.items()}
-    return {name: value for name, value in joined.items() if value is not None}
+    return {name: value for name, value in joined.items() if value not in (None, "")}
 
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:
