@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from .._errors import ModelRecordError
+from scvi_pp._errors import ModelRecordError
 
 TEXT = "scvi_pp"  # the entry of safetensors' metadata that holds our JSON
 LENGTH_BYTES = 8

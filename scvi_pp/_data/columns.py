@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 from anndata import AnnData
 
-from .._errors import InputError, listing, missing_key
+from scvi_pp._errors import InputError, listing, missing_key
 
 SEPARATOR = " | "  # between the values of several columns read as one
 

@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 
-from .._errors import InputError, listing, missing_key
-from .columns import check_texts
+from scvi_pp._data.columns import check_texts
+from scvi_pp._errors import InputError, listing, missing_key
 
 LARGEST_COUNT = 2**24  # float32 holds every whole number up to here, and not the next one
 LARGEST_LOG = 50.0  # expm1 of more is no number of molecules

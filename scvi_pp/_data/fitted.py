@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import _logging
-from .._errors import InputError, MissingKeyError, ModelRecordError, did_you_mean, listing
-from .blob import pack, unpack
-from .sources import Source, source_from_dict
-from .write import check_key
+from scvi_pp import _logging
+from scvi_pp._data.blob import pack, unpack
+from scvi_pp._data.sources import Source, source_from_dict
+from scvi_pp._data.write import check_key
+from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError, did_you_mean, listing
 
 JSON: TypeAlias = "bool | int | float | str | None | Sequence[JSON] | Mapping[str, JSON]"
 

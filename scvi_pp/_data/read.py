@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from anndata import AnnData
 
-from .._errors import InputError, listing
+from scvi_pp._errors import InputError, listing
 
 
 class Inputs(Protocol):

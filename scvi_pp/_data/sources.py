@@ -17,9 +17,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from anndata import AnnData
 
-from .._errors import InputError, did_you_mean, listing
-from .columns import SEPARATOR, as_keys, check_texts, groups, label, numbers, refuse_beyond_float32
-from .counts import Counts
+from scvi_pp._data.columns import SEPARATOR, as_keys, check_texts, groups, label, numbers, refuse_beyond_float32
+from scvi_pp._data.counts import Counts
+from scvi_pp._errors import InputError, did_you_mean, listing
 
 __all__ = ["Array", "Categories", "Category", "Counts", "Numbers", "Positive", "Source", "as_keys", "source_from_dict"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from .._errors import InputError
+from scvi_pp._errors import InputError
 
 
 def key_names(model: str, key_added: str | None) -> tuple[str, str, str]:
