@@ -23,7 +23,7 @@ n_samples
 
 def explained(
     adata: AnnData,
-    part: Literal["bound", "reconstruction"],
+    part: Literal["bound", "reconstruction", "marginal"],
     *,
     verb: str,
     key: str,
@@ -33,10 +33,11 @@ def explained(
     batch_size: int | None,
     seed: int,
 ) -> float | pd.Series:
-    """One part of the bound, in nats: the mean over cells, or a value for each."""
+    """One part of the bound, or what it bounds, in nats: the mean over cells, or a value for each."""
     checked_count("n_samples", n_samples)
     model = open_model(adata, key, verb=verb, adata_new=adata_new, seed=seed, batch_size=batch_size)
-    values = model.posterior.elbo(n_samples)[part]
+    ask = model.posterior
+    values = ask.marginal_log_likelihood(n_samples) if part == "marginal" else ask.elbo(n_samples)[part]
     if per_cell:
         return pd.Series(values, index=model.obs_names, name=verb.removeprefix("get."))
     return float(values.mean())

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from scvi_pp import _docs
-from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
-from scvi_pp.get._options import checked_count
+from scvi_pp.get._explained import PER_CELL, explained
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from scvi_pp._seed import Seed
 
 
-@_docs.documented(KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM)
+@_docs.documented(
+    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, PER_CELL=PER_CELL, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
+)
 def marginal_log_likelihood(
     adata: AnnData,
     *,
@@ -39,8 +39,7 @@ def marginal_log_likelihood(
         The object a model was fitted to.
     {KEY}
     {ADATA_NEW}
-    per_cell
-        Return the value of each cell rather than the mean.
+    {PER_CELL}
     n_samples
         Draws from the posterior, the proposal.
     {BATCH_SIZE}
@@ -59,12 +58,14 @@ def marginal_log_likelihood(
     >>> svp.get.marginal_log_likelihood(adata, n_samples=20) >= svp.get.elbo(adata, n_samples=20)
     True
     """
-    checked_count("n_samples", n_samples)
-    seed = seed_from(rng, random_state)
-    model = open_model(
-        adata, key, verb="get.marginal_log_likelihood", adata_new=adata_new, seed=seed, batch_size=batch_size
-    )
-    values = model.posterior.marginal_log_likelihood(n_samples)
-    return (
-        pd.Series(values, index=model.obs_names, name="marginal_log_likelihood") if per_cell else float(values.mean())
+    return explained(
+        adata,
+        "marginal",
+        verb="get.marginal_log_likelihood",
+        key=key,
+        adata_new=adata_new,
+        per_cell=per_cell,
+        n_samples=n_samples,
+        batch_size=batch_size,
+        seed=seed_from(rng, random_state),
     )
