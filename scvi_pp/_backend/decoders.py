@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scvi_pp._backend.kernels.softmax_heads import Heads
 from scvi_pp._backend.layers import FullyConnected
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class ExpressionDecoder(nn.Module):
     def log_scale(self, z: Tensor, codes: Tensor | None = None) -> Tensor:
         """The first head alone, (cells, genes)."""
         return self._log_scale(self.body(z, codes))
+
+    def heads(self) -> Heads:
+        """The weights of the last layer, for a likelihood that takes it along."""
+        dropout = self.dropout_logits
+        more = () if dropout is None else (dropout.weight, dropout.bias)
+        return Heads(self.scale.weight, self.scale.bias, *more)
 
     def _log_scale(self, h: Tensor) -> Tensor:
         logits = self.scale(h)

@@ -11,6 +11,7 @@ from scvi_pp._backend.layers import FullyConnected
 
 if TYPE_CHECKING:
     from scvi_pp._backend.layers import Norms
+    from scvi_pp._backend.sparse import SparseRows
 
 # keeps the posterior from collapsing to a point; the value of the reference implementation
 SMALLEST_VARIANCE = 1e-4
@@ -44,8 +45,8 @@ class GaussianEncoder(nn.Module):
         self.mean = nn.Linear(n_hidden, n_out)
         self.log_variance = nn.Linear(n_hidden, n_out)
 
-    def forward(self, x: Tensor, codes: Tensor | None = None) -> Normal:
-        """x (cells, n_in) -> Normal over (cells, n_out)."""
-        h = self.body(x, codes)
+    def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Normal:
+        """x (cells, n_in) -> Normal over (cells, n_out); `more` columns may follow those of x."""
+        h = self.body(x, codes, more)
         variance = self.log_variance(h).exp() + SMALLEST_VARIANCE
         return Normal(self.mean(h), variance.sqrt(), validate_args=False)

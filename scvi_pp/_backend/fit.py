@@ -20,8 +20,10 @@ with warnings.catch_warnings(action="ignore"):  # in a notebook without ipywidge
     from tqdm.auto import tqdm
 
 from scvi_pp import _logging
-from scvi_pp._backend import checkpoint
-from scvi_pp._backend.device import private_random, reseed, threads_for
+from scvi_pp._backend import checkpoint, kernels
+from scvi_pp._backend.crew import working_together
+from scvi_pp._backend.device import private_random, reseed
+from scvi_pp._backend.optimizer import SharedAdam
 from scvi_pp._backend.schedule import Schedule
 from scvi_pp._backend.stop import StopButton
 from scvi_pp._backend.streams import n_minibatches, shuffled
@@ -106,8 +108,8 @@ class Outcome:
 def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None = None) -> Outcome:
     """Train the network in place; `facts` says what a checkpoint must have been made with to be continued."""
     started = time.perf_counter()
-    products = plan.batch_size * sum(weight.numel() for weight in network.parameters())
-    with threads_for(products), private_random(cells.device, plan.seed), StopButton() as button:
+    compiled = kernels.use_for(len(plan.training_rows) * plan.max_epochs * cells.n_columns)
+    with compiled, working_together(plan.batch_size), private_random(cells.device, plan.seed), StopButton() as button:
         loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
         loop.begin()
         ended = loop.run_all(button)
@@ -122,10 +124,7 @@ class _Loop:
         self.network, self.cells, self.plan, self.facts = network, cells, plan, facts
         self.training = torch.tensor(plan.training_rows, device=cells.device)
         self.validation = torch.tensor(plan.validation_rows, device=cells.device)
-        fused = cells.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(
-            network.parameters(), plan.learning_rate, weight_decay=plan.weight_decay, fused=fused
-        )
+        self.optimizer = SharedAdam(network, weight_decay=plan.weight_decay)
         self.run = Run()
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
@@ -186,16 +185,13 @@ class _Loop:
         step = self.run.epoch * per_epoch
         sums = torch.zeros(2, dtype=torch.float64, device=self.cells.device)
         n_seen = 0
-        for index in shuffled(self.training, plan.batch_size):
+        for cells in self.cells.minibatches(shuffled(self.training, plan.batch_size)):
             progress = step / (per_epoch * plan.max_epochs)
-            self._set_learning_rate(schedule.learning_rate_at(progress) * self.run.slowdown)
-            elbo = network.elbo(self.cells.minibatch(index))
-            self.optimizer.zero_grad(set_to_none=True)
+            elbo = network.elbo(cells)
             elbo.loss(schedule.kl_weight_at(progress)).backward()
-            self.optimizer.step()
-            with torch.no_grad():
-                sums += torch.stack([elbo.bound.double().sum(), elbo.reconstruction.double().sum()])
-            step, n_seen = step + 1, n_seen + len(index)
+            self.optimizer.step(schedule.learning_rate_at(progress) * self.run.slowdown)
+            sums += elbo.sums()
+            step, n_seen = step + 1, n_seen + len(elbo.reconstruction)
             if button.pressed:
                 break
         bound, reconstruction = (sums / n_seen).tolist()
@@ -215,8 +211,7 @@ class _Loop:
         reseed(self.cells.device, _epoch_seed(self.plan.seed, -1))
         sums = torch.zeros(2, dtype=torch.float64, device=self.cells.device)
         for _, cells in self.cells.blocks(INFERENCE_BATCH, self.validation):
-            elbo = self.network.elbo(cells)
-            sums += torch.stack([elbo.bound.double().sum(), elbo.reconstruction.double().sum()])
+            sums += self.network.elbo(cells).sums()
         bound, reconstruction = (sums / len(self.validation)).tolist()
         return {"elbo_validation": bound, "reconstruction_validation": reconstruction}
 
@@ -272,17 +267,11 @@ class _Loop:
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"network.{name}": tensor for name, tensor in snapshot(self.network).items()}
-        for number, entry in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{number}.{name}": value.detach().clone() for name, value in entry.items()}
-        return state
+        return state | {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self.network.load_state_dict(dict(_within(state, "network.")))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _within(state, "optimizer."):
-            number, entry = name.split(".", 1)
-            moments.setdefault(int(number), {})[entry] = tensor.clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.optimizer.restore(dict(_within(state, "optimizer.")))
 
     def _save(self) -> None:
         path = self.plan.checkpoint
@@ -301,10 +290,6 @@ class _Loop:
         self.best = dict(_within(tensors, "best."))
         self.run = Run(**facts["run"])
         _logging.info(f"Continuing from {path} after epoch {self.run.epoch} of {self.plan.max_epochs}.")
-
-    def _set_learning_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
 
 class Diverged(TrainingError):

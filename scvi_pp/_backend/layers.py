@@ -6,7 +6,11 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from scvi_pp._backend.kernels import sparse_linear
+from scvi_pp._backend.sparse import SparseRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,12 +26,14 @@ class Norms(NamedTuple):
 class ConditionalLinear(nn.Module):
     """A linear map plus one learned shift per category level: the product with a one-hot code, without the one-hot.
 
-    A category with a single level says nothing and gets no shift.
+    A category with a single level says nothing and gets no shift. Counts are read without their zeros: the weight lies
+    in memory with one row for each input, so that a cell is a sum of such rows.
     """
 
     def __init__(self, n_in: int, n_out: int, n_levels: Sequence[int] = ()) -> None:
         super().__init__()
         self.linear = nn.Linear(n_in, n_out)
+        self.linear.weight = nn.Parameter(torch.empty(n_in, n_out).t())
         self.informative = [column for column, n in enumerate(n_levels) if n > 1]
         tables = [nn.Embedding(n_levels[column], n_out) for column in self.informative]
         self.shifts = nn.ModuleList(tables)
@@ -35,13 +41,21 @@ class ConditionalLinear(nn.Module):
         for weight in (self.linear.weight, self.linear.bias, *(table.weight for table in tables)):
             nn.init.uniform_(weight, -bound, bound)
 
-    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
-        """x (cells, n_in), codes (cells, n_categories) -> (cells, n_out)."""
-        out: Tensor = self.linear(x)
+    def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Tensor:
+        """x (cells, n_in), codes (cells, n_categories) -> (cells, n_out); `more` columns may follow those of x."""
+        out = self._product(x, more)
         if self.informative and codes is not None:
             for column, shift in zip(self.informative, self.shifts, strict=True):
                 out = out + shift(codes[:, column])
         return out
+
+    def _product(self, x: Tensor | SparseRows, more: Tensor | None) -> Tensor:
+        weight, bias = self.linear.weight, self.linear.bias
+        if isinstance(x, SparseRows):
+            n_counts = x.shape[1]
+            out = sparse_linear.linear(x, weight[:, :n_counts], bias)
+            return out if more is None else torch.addmm(out, more, weight[:, n_counts:].t())
+        return F.linear(x if more is None else torch.cat([x, more], dim=1), weight, bias)
 
 
 class Block(nn.Module):
@@ -55,8 +69,9 @@ class Block(nn.Module):
         self.layer_norm = nn.LayerNorm(n_out, elementwise_affine=False) if norms.layer else None
         self.dropout = nn.Dropout(dropout_rate)
 
-    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
-        h: Tensor = self.linear(x, codes)
+    def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Tensor:
+        """As `ConditionalLinear`."""
+        h: Tensor = self.linear(x, codes, more)
         if self.batch_norm is not None:
             h = self.batch_norm(h)
         if self.layer_norm is not None:
@@ -91,8 +106,10 @@ class FullyConnected(nn.Module):
             for depth in range(n_layers)
         )
 
-    def forward(self, x: Tensor, codes: Tensor | None = None) -> Tensor:
-        """x (cells, n_in), codes (cells, n_categories) -> (cells, n_hidden)."""
-        for block in self.blocks:
-            x = block(x, codes)
-        return x
+    def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Tensor:
+        """x (cells, n_in), codes (cells, n_categories) -> (cells, n_hidden); `more` columns may follow those of x."""
+        first, *others = self.blocks
+        h: Tensor = first(x, codes, more)
+        for block in others:
+            h = block(h, codes)
+        return h

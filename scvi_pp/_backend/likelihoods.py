@@ -6,13 +6,17 @@ Means and dispersions are held as logarithms, so that nothing overflows and no e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from scvi_pp._backend.kernels import negative_binomial, zero_inflated_negative_binomial
+from scvi_pp._backend.kernels import negative_binomial, poisson, zero_inflated_negative_binomial
+from scvi_pp._backend.kernels.counts import dense
+
+if TYPE_CHECKING:
+    from scvi_pp._backend.sparse import SparseRows
 
 # the Poisson sampler of torch refuses rates beyond what its integers hold
 LARGEST_RATE = 1e8
@@ -23,7 +27,7 @@ class Likelihood(Protocol):
 
     @property
     def mean(self) -> Tensor: ...
-    def log_likelihood(self, counts: Tensor) -> Tensor: ...
+    def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor: ...
     def sample(self) -> Tensor: ...
     def parameters(self) -> dict[str, Tensor]: ...
     def sample_denoised(self) -> Tensor: ...
@@ -39,9 +43,9 @@ class Poisson:
     def mean(self) -> Tensor:
         return self.log_mean.exp()
 
-    def log_likelihood(self, counts: Tensor) -> Tensor:
+    def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor:
         """Sum over genes, (cells,)."""
-        return (counts * self.log_mean - self.log_mean.exp() - torch.lgamma(counts + 1)).sum(1)
+        return poisson.log_likelihood(counts, self.log_mean)
 
     def sample(self) -> Tensor:
         """One posterior predictive draw, (cells, genes)."""
@@ -67,7 +71,7 @@ class NegativeBinomial:
     def mean(self) -> Tensor:
         return self.log_mean.exp()
 
-    def log_likelihood(self, counts: Tensor) -> Tensor:
+    def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor:
         """Sum over genes, (cells,)."""
         return negative_binomial.log_likelihood(counts, self.log_mean, self.log_dispersion)
 
@@ -103,7 +107,7 @@ class ZeroInflatedNegativeBinomial:
         """Mean of the counts, losses included."""
         return torch.sigmoid(-self.dropout_logits) * self.log_mean.exp()
 
-    def log_likelihood(self, counts: Tensor) -> Tensor:
+    def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor:
         """Sum over genes, (cells,)."""
         return zero_inflated_negative_binomial.log_likelihood(
             counts, self.log_mean, self.log_dispersion, self.dropout_logits
@@ -138,9 +142,9 @@ class Gaussian:
     def _normal(self) -> Normal:
         return Normal(self.mean, self.log_scale.exp().expand_as(self.log_mean), validate_args=False)
 
-    def log_likelihood(self, counts: Tensor) -> Tensor:
+    def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor:
         """Sum over genes, (cells,)."""
-        log_density: Tensor = self._normal.log_prob(counts)
+        log_density: Tensor = self._normal.log_prob(dense(counts))
         return log_density.sum(1)
 
     def sample(self) -> Tensor:

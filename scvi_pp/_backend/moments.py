@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scvi_pp._backend.kernels.counts import at_counts, totals
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,19 +29,18 @@ class Moments:
 
 def expression_moments(cells: Cells, rows: Tensor, *, block: int = 4096) -> Moments:
     """Moments of the expression of each gene, accumulated in float64."""
-    x_sum: Tensor | float = 0.0
-    x_squared: Tensor | float = 0.0
-    x_exposure: Tensor | float = 0.0
+    n_genes = cells.minibatch(rows[:1]).counts.shape[1]
+    x_sum, x_squared, x_exposure = torch.zeros(3, n_genes, dtype=torch.float64, device=cells.device)
     exposure_sum = exposure_squared = 0.0
     for _, cell in cells.blocks(block, rows):
-        x = cell.counts.double()
-        exposure = x.sum(1) if cell.size_factor is None else cell.size_factor.double()
-        x_sum = x_sum + x.sum(0)
-        x_squared = x_squared + (x * x).sum(0)
-        x_exposure = x_exposure + exposure @ x
+        (row, column), x = at_counts(cell.counts, torch.float64)
+        exposure = (totals(cell.counts) if cell.size_factor is None else cell.size_factor).double()
+        x_sum += torch.bincount(column, x, minlength=n_genes)
+        x_squared += torch.bincount(column, x * x, minlength=n_genes)
+        x_exposure += torch.bincount(column, x * exposure[row], minlength=n_genes)
         exposure_sum += float(exposure.sum())
         exposure_squared += float(exposure @ exposure)
-    share = torch.as_tensor(x_sum) / (exposure_sum or 1.0)  # no counts at all: shares of zero
+    share = x_sum / (exposure_sum or 1.0)  # no counts at all: shares of zero
     expected_squared = share * share * exposure_squared
     residual = x_squared - 2 * share * x_exposure + expected_squared  # sum over cells of (x - mean)^2
     excess = (residual - x_sum).clamp(min=1e-12)
@@ -57,7 +58,7 @@ def library_moments(cells: Cells, rows: Tensor, n_batches: int, *, block: int = 
 
     Cells without counts say nothing of the library size and are left out.
     """
-    log_total = torch.cat([cell.counts.sum(1).double() for _, cell in cells.blocks(block, rows)])
+    log_total = torch.cat([totals(cell.counts).double() for _, cell in cells.blocks(block, rows)])
     batch = torch.cat([cell.batch for _, cell in cells.blocks(block, rows)])
     batch, log_total = batch[log_total > 0], log_total[log_total > 0].log()
     n = torch.bincount(batch, minlength=n_batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,10 @@ class Elbo(NamedTuple):
     def bound(self) -> Tensor:
         """The bound itself: higher is better."""
         return self.reconstruction - self.divergence - self.fixed_divergence
+
+    def sums(self) -> Tensor:
+        """Of the bound and of the reconstruction over the cells, float64 (2,)."""
+        return torch.stack([self.bound, self.reconstruction]).detach().sum(1, dtype=torch.float64)
 
     def loss(self, kl_weight: float | Tensor) -> Tensor:
         """Mean negative bound with its warmed-up part weighted."""

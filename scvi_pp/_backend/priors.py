@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 
 def standard_normal(like: Tensor) -> Normal:
@@ -14,4 +14,12 @@ def standard_normal(like: Tensor) -> Normal:
 
 def divergence(q: Normal, p: Normal) -> Tensor:
     """KL(q || p) summed over dimensions, (cells,)."""
-    return kl_divergence(q, p).sum(1)
+    ratio = (q.scale / p.scale).square()
+    distance = ((q.loc - p.loc) / p.scale).square()
+    return 0.5 * (ratio + distance - 1 - ratio.log()).sum(1)
+
+
+def divergence_from_standard_normal(q: Normal) -> Tensor:
+    """KL(q || N(0, 1)) summed over dimensions, (cells,)."""
+    variance = q.scale.square()
+    return 0.5 * (variance + q.loc.square() - 1 - variance.log()).sum(1)

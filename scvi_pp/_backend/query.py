@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
+from scvi_pp._backend import kernels
 from scvi_pp._backend.device import private_random
 
 if TYPE_CHECKING:
@@ -205,7 +206,8 @@ class Posterior:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         self.network.eval()
-        with private_random(self.cells.device, self.seed), torch.inference_mode():
+        compiled = kernels.use_for(self.cells.n_cells * self.cells.n_columns)
+        with compiled, private_random(self.cells.device, self.seed), torch.inference_mode():
             yield
 
     def _blocks(self, *, decoded: bool = True, drawing: bool = False) -> Iterator[tuple[slice, Any]]:

@@ -6,16 +6,21 @@ Everything a model reads is put on the device once; counts stay sparse there, an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from scvi_pp._backend.crew import crew
+from scvi_pp._backend.kernels.gather_rows import gather
+from scvi_pp._backend.sparse import PackedRows, SparseRows
 
-    from scipy.sparse import csr_matrix
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -26,7 +31,7 @@ SMALLEST_BATCH = 2
 class Rows(Protocol):
     """An array that can be asked for some of its rows."""
 
-    def rows(self, index: Tensor) -> Tensor: ...
+    def rows(self, index: Tensor) -> Tensor | SparseRows: ...
 
 
 @dataclass(frozen=True)
@@ -41,24 +46,15 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Sparse:
-    """Compressed sparse rows on the device."""
+class Counts:
+    """Packed counts on the device: compressed rows on the CPU, whose kernels leave zeros out, dense ones elsewhere."""
 
-    starts: Tensor  # int64, (n_rows + 1,)
-    columns: Tensor  # int32, (n_nonzero,)
-    values: Tensor  # float32, (n_nonzero,)
-    n_columns: int
+    packed: PackedRows
 
-    def rows(self, index: Tensor) -> Tensor:
-        """The rows, in the order asked for, as a dense float32 tensor (len(index), n_columns)."""
-        first, last = self.starts[index], self.starts[index + 1]
-        lengths = last - first
-        ends = lengths.cumsum(0)
-        row = torch.repeat_interleave(torch.arange(len(index), device=index.device), lengths)
-        entry = torch.arange(len(row), device=index.device) + (first - (ends - lengths))[row]
-        out = torch.zeros(len(index) * self.n_columns, dtype=torch.float32, device=index.device)
-        out[row * self.n_columns + self.columns[entry]] = self.values[entry]
-        return out.view(len(index), self.n_columns)
+    def rows(self, index: Tensor) -> Tensor | SparseRows:
+        """The rows, in the order asked for, float32 (len(index), n_columns)."""
+        counts = gather(self.packed, index)
+        return counts if index.device.type == "cpu" else counts.dense()
 
 
 class Cells:
@@ -68,12 +64,30 @@ class Cells:
         self.shape: Any = type(arrays)
         self.device = device
         self.fields: list[Rows | None] = [_place(array, device) for array in arrays]
+        self.n_columns = sum(array.shape[1] for array in arrays if isinstance(array, csr_matrix))
         self.n_cells = next(array.shape[0] for array in arrays if array is not None)
 
     def minibatch(self, index: Tensor) -> Any:
         """The named tuple of tensors for these rows."""
         values: list[Any] = [None if field is None else field.rows(index) for field in self.fields]
         return self.shape(*values)
+
+    def minibatches(self, indices: Sequence[Tensor]) -> Iterator[Any]:
+        """The minibatches of `indices`; while one is in use, another thread gathers the next."""
+        waiting = crew().later(partial(self._prepared, indices[0]))
+        for index in indices[1:]:
+            current = waiting()
+            waiting = crew().later(partial(self._prepared, index))
+            yield current
+        yield waiting()
+
+    def _prepared(self, index: Tensor) -> Any:
+        """A minibatch with what a step will ask of its counts."""
+        inputs = self.minibatch(index)
+        for field in inputs:
+            if isinstance(field, SparseRows):
+                _ = field.totals, field.places.by_column
+        return inputs
 
     def blocks(self, batch_size: int, rows: Tensor | None = None) -> Iterator[tuple[slice, Any]]:
         """Every row in order, `batch_size` at a time: where the block stands, and the block."""
@@ -100,9 +114,4 @@ def _place(array: csr_matrix | np.ndarray | None, device: torch.device) -> Rows 
         return None
     if isinstance(array, np.ndarray):
         return Dense(torch.tensor(array, device=device))
-    return Sparse(
-        torch.tensor(array.indptr, dtype=torch.int64, device=device),
-        torch.tensor(array.indices, dtype=torch.int32, device=device),
-        torch.tensor(array.data, dtype=torch.float32, device=device),
-        array.shape[1],
-    )
+    return Counts(PackedRows.of(array, device))

@@ -42,7 +42,8 @@ def rebuild(build: Callable[[], nn.Module], arrays: Mapping[str, np.ndarray]) ->
                 f"the network needs {tuple(needed.shape)} {needed.dtype}"
             )
             raise ModelRecordError(msg)
-    network.load_state_dict(tensors, assign=True)
+    network.to_empty(device="cpu")  # each parameter in the layout that its layer wants
+    network.load_state_dict(tensors)
     return network
 
 

@@ -34,6 +34,7 @@ REAL_SETS: dict[str, RealSet] = {
     ),
     "pbmc4k": RealSet("pbmc4k_top2000.h5ad", "10x PBMC 4k", "label", "published", None, (0, 1, 2)),
     "pbmc3k": RealSet("pbmc3k_raw.h5ad", "10x PBMC 3k", "cell_type_derived", "derived", None, (0, 1, 2)),
+    "bladder": RealSet("mouse_bladder_mca.h5ad", "Mouse bladder, MCA", "label", "published", None, (0, 1, 2)),
     "pbmc5": RealSet("pbmc_5batches_merged.h5ad", "PBMC, 5 batches", "label_coarse", "FACS + derived", "batch", (0,)),
 }
 

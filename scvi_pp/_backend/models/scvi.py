@@ -25,6 +25,8 @@ from torch.distributions import Normal
 from scvi_pp._backend import priors
 from scvi_pp._backend.decoders import ExpressionDecoder, inverse_softplus
 from scvi_pp._backend.encoders import GaussianEncoder
+from scvi_pp._backend.kernels import softmax_heads
+from scvi_pp._backend.kernels.counts import totals
 from scvi_pp._backend.layers import Norms
 from scvi_pp._backend.likelihoods import (
     Gaussian,
@@ -157,14 +159,13 @@ class Network(nn.Module):
 
     def encode(self, cells: Inputs[Tensor]) -> Posterior:
         """Counts (and covariates where `encode_covariates`) -> posterior of latent position and library size."""
-        x, codes = torch.log1p(cells.counts), None
+        x, numbers, codes = cells.counts.log1p(), None, None
         if self.hyperparameters.encode_covariates:
             numbers, codes = self._covariates(cells)
-            x = torch.cat([x, numbers], dim=1)
-        q_z = self.encoder(x, codes)
+        q_z = self.encoder(x, codes, numbers)
         if self.library_encoder is None:
             return Posterior(q_z, None, self._observed_library(cells))
-        q_library = self.library_encoder(x, codes)
+        q_library = self.library_encoder(x, codes, numbers)
         return Posterior(q_z, q_library, q_library.mean)
 
     def latent(self, position: Tensor) -> Tensor:
@@ -174,15 +175,14 @@ class Network(nn.Module):
     def _observed_library(self, cells: Inputs[Tensor]) -> Tensor:
         if self.hyperparameters.has_size_factor:
             return cells.size_factor.log()[:, None]
-        total = cells.counts.sum(1, keepdim=True)
-        return torch.where(total > 0, total, 1.0).log()  # an empty cell has a library of one count
+        total = totals(cells.counts)
+        return torch.where(total > 0, total, 1.0).log()[:, None]  # an empty cell has a library of one count
 
     # ---- the generative model
 
     def decode(self, z: Tensor, library: Tensor, cells: Inputs[Tensor]) -> Likelihood:
         """Latent (cells, n_latent), log library (cells, 1) and covariates -> p(x | z)."""
-        numbers, codes = self._covariates(cells)
-        expression = self.decoder(torch.cat([z, numbers], dim=1), codes)
+        expression = self.decoder(*self._decoder_inputs(z, cells))
         log_mean = library + expression.log_scale
         if self.hyperparameters.gene_likelihood == "poisson":
             return Poisson(log_mean)
@@ -196,8 +196,21 @@ class Network(nn.Module):
 
     def log_scale(self, z: Tensor, cells: Inputs[Tensor]) -> Tensor:
         """Log share of each gene, (cells, genes): expression freed from library size."""
+        return self.decoder.log_scale(*self._decoder_inputs(z, cells))
+
+    def log_likelihood(self, z: Tensor, library: Tensor, cells: Inputs[Tensor]) -> Tensor:
+        """log p(x | z), (cells,): that of `decode`, with the last layer and the likelihood taken together."""
+        hp = self.hyperparameters
+        if hp.has_size_factor or hp.gene_likelihood == "normal":
+            return self.decode(z, library, cells).log_likelihood(cells.counts)
+        h = self.decoder.body(*self._decoder_inputs(z, cells))
+        of_cell = None if self.decoder.log_dispersion is None else self.decoder.log_dispersion(h)
+        log_dispersion = None if hp.gene_likelihood == "poisson" else self._log_dispersion(of_cell, cells)
+        return softmax_heads.log_likelihood(cells.counts, h, library, self.decoder.heads(), log_dispersion)
+
+    def _decoder_inputs(self, z: Tensor, cells: Inputs[Tensor]) -> tuple[Tensor, Tensor]:
         numbers, codes = self._covariates(cells)
-        return self.decoder.log_scale(torch.cat([z, numbers], dim=1), codes)
+        return torch.cat([z, numbers], dim=1) if numbers.shape[1] else z, codes
 
     def _log_dispersion(self, of_cell: Tensor | None, cells: Inputs[Tensor]) -> Tensor:
         if of_cell is not None:
@@ -226,8 +239,8 @@ class Network(nn.Module):
             library = q_library.rsample()
             fixed_divergence = priors.divergence(q_library, self.p_library(cells))
         return Elbo(
-            self.decode(z, library, cells).log_likelihood(cells.counts),
-            priors.divergence(posterior.q_z, priors.standard_normal(posterior.q_z.loc)),
+            self.log_likelihood(z, library, cells),
+            priors.divergence_from_standard_normal(posterior.q_z),
             fixed_divergence,
         )
 
@@ -240,8 +253,7 @@ class Network(nn.Module):
             library = posterior.q_library.rsample()
             ratio = self.p_library(cells).log_prob(library) - posterior.q_library.log_prob(library)
             weight = weight + ratio.sum(1)
-        log_likelihood = self.decode(self.latent(position), library, cells).log_likelihood(cells.counts)
-        return weight + log_likelihood
+        return weight + self.log_likelihood(self.latent(position), library, cells)
 
     def p_library(self, cells: Inputs[Tensor]) -> Normal:
         """The prior of the log library size, from the cells of the same batch, (cells, 1)."""

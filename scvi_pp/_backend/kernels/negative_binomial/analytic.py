@@ -9,17 +9,21 @@ with 1 - s = sigmoid(-u), never a difference: s rounds to 1 long before theta / 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from scvi_pp._backend.kernels.counts import at_counts
 from scvi_pp._backend.kernels.gamma_ratio import log_gamma_ratio
 
+if TYPE_CHECKING:
+    from scvi_pp._backend.sparse import SparseRows
 
-def log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
+
+def log_likelihood(counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
     """Sum over genes, (cells,)."""
     value: Tensor = _LogLikelihood.apply(counts, log_mean, log_dispersion)  # type: ignore[no-untyped-call]
     return value
@@ -27,15 +31,14 @@ def log_likelihood(counts: Tensor, log_mean: Tensor, log_dispersion: Tensor) -> 
 
 class _LogLikelihood(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, counts: Tensor, log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
+    def forward(ctx: Any, counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
         theta = log_dispersion.exp()
         log_odds = log_mean - log_dispersion
         softplus = F.softplus(log_odds)
         value = -(theta * softplus).sum(1)
 
-        where = counts.nonzero(as_tuple=True)
-        x = counts[where]
-        theta_nonzero = theta.expand_as(counts)[where]
+        where, x = at_counts(counts, log_mean.dtype)
+        theta_nonzero = theta.expand_as(log_mean)[where]
         log_odds_nonzero = log_odds[where]
         ratio, ratio_slope = log_gamma_ratio(theta_nonzero, x)
         at_nonzero = ratio - torch.lgamma(x + 1) - x * F.softplus(-log_odds_nonzero)

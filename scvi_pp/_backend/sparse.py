@@ -1,0 +1,132 @@
+"""Counts as compressed rows: all of them packed tightly on the device, and the few of a minibatch as they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+MANY = 255  # counts from here on, and what is no whole number, lie in a list of their own
+BLOCK = 1 << 22  # values packed at a time
+
+
+class ByColumn(NamedTuple):
+    """The places of a minibatch in the order of their columns."""
+
+    starts: Tensor  # int32 (columns + 1,)
+    rows: Tensor  # int32 (n_nonzero,)
+    order: Tensor  # int32 (n_nonzero,): which place of the rows this is
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the values of compressed rows are."""
+
+    starts: Tensor  # int32 (rows + 1,)
+    columns: Tensor  # int32 (n_nonzero,)
+    n_columns: int
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The row of each value, int64 (n_nonzero,)."""
+        lengths = self.starts.diff()
+        numbers = torch.arange(len(lengths), device=lengths.device)
+        return torch.repeat_interleave(numbers, lengths, output_size=len(self.columns))
+
+    @cached_property
+    def by_column(self) -> ByColumn:
+        """The same places, column after column."""
+        from scvi_pp._backend.kernels.sort_by_column import by_column
+
+        return by_column(self)
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Rows of counts, the zeros left out."""
+
+    places: Places
+    values: Tensor  # float32 (n_nonzero,)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.places.starts) - 1, self.places.n_columns
+
+    @cached_property
+    def totals(self) -> Tensor:
+        """The sum of each row, (rows,)."""
+        running = F.pad(self.values.cumsum(0, dtype=torch.float64), (1, 0))  # exact for counts
+        return running[self.places.starts].diff().to(self.values.dtype)
+
+    def log1p(self) -> SparseRows:
+        """log(1 + x), which leaves zeros alone."""
+        return SparseRows(self.places, self.values.log1p())
+
+    def dense(self) -> Tensor:
+        """(rows, columns)."""
+        out = torch.zeros(self.shape, dtype=self.values.dtype, device=self.values.device)
+        out[self.places.rows, self.places.columns] = self.values
+        return out
+
+    @staticmethod
+    def of(dense: Tensor) -> SparseRows:
+        """The same rows, without their zeros."""
+        rows, columns = dense.nonzero(as_tuple=True)
+        starts = torch.zeros(len(dense) + 1, dtype=torch.int32, device=dense.device)
+        starts[1:] = torch.bincount(rows, minlength=len(dense)).cumsum(0)
+        return SparseRows(Places(starts, columns.int(), dense.shape[1]), dense[rows, columns])
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """All rows in three bytes a value where counts and columns allow: 16-bit columns, 8-bit counts, a list of the rest.
+
+    Rows start at 64-bit positions: there may be more than 2^31 values.
+    """
+
+    starts: Tensor  # int64 (rows + 1,)
+    columns: Tensor  # (n_nonzero,): int16 that hold unsigned numbers, or int32
+    values: Tensor  # (n_nonzero,): uint8, MANY where the value is in the list; or float32
+    large_at: Tensor  # int64 (n_large,), sorted: which values these are
+    large: Tensor  # float32 (n_large,)
+    n_columns: int
+
+    @staticmethod
+    def of(matrix: csr_matrix, device: torch.device) -> PackedRows:
+        """The matrix, packed a block at a time."""
+        columns = matrix.indices.astype(np.uint16 if matrix.shape[1] <= 1 << 16 else np.int32)
+        values, large_at, large = _packed(matrix.data)
+        return PackedRows(
+            torch.tensor(matrix.indptr, dtype=torch.int64, device=device),
+            torch.from_numpy(columns.view(np.int16) if columns.itemsize == 2 else columns).to(device),
+            torch.from_numpy(values).to(device),
+            torch.from_numpy(large_at).to(device),
+            torch.from_numpy(large).to(device),
+            matrix.shape[1],
+        )
+
+
+def _packed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bytes, and where and what the values are that no byte holds; all as float32 if that is many of them."""
+    none = np.empty(0, np.int64), np.empty(0, np.float32)
+    small = np.empty(len(values), np.uint8)
+    places, large = [none[0]], [none[1]]
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
+        held = np.clip(block, 0, MANY).astype(np.uint8)
+        beyond = np.flatnonzero((held != block) | (held == MANY))
+        if len(beyond) > len(block) // 8:
+            return np.array(values, dtype=np.float32), *none
+        held[beyond] = MANY
+        small[start : start + BLOCK] = held
+        places.append(beyond + start)
+        large.append(block[beyond].astype(np.float32))
+    return small, np.concatenate(places), np.concatenate(large)
