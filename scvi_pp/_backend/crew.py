@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,12 +45,17 @@ class Crew:
     def share(self, n_items: int, work: Callable[[slice], None]) -> None:
         """Call `work` with slices that cover `n_items` items, side by side; return when all have returned."""
         bounds = [n_items * part // self.n for part in range(self.n + 1)]
+        self._do([partial(work, slice(*part)) for part in zip(bounds, bounds[1:], strict=False) if part[1] > part[0]])
+
+    def each(self, n_items: int, work: Callable[[int], None]) -> None:
+        """Call `work` with every number below `n_items`, whichever thread is free; return when all have returned."""
+        self._do([partial(work, item) for item in range(n_items)])
+
+    def _do(self, pieces: list[Callable[[], None]]) -> None:
+        if not pieces:
+            return
         asking = torch.is_inference_mode_enabled()
-
-        def part_of(first: int, last: int) -> Callable[[], None]:
-            return lambda: _without_gradients(work, slice(first, last), asking=asking)
-
-        task = Task([part_of(first, last) for first, last in zip(bounds, bounds[1:], strict=False) if last > first])
+        task = Task([partial(_without_gradients, piece, asking=asking) for piece in pieces])
         for worker in self._workers:
             worker.give(task)
         task.finish()
@@ -195,7 +201,7 @@ def _quota(path: Path) -> int:
         return 1 << 16
 
 
-def _without_gradients(work: Callable[[slice], None], part: slice, *, asking: bool) -> None:
+def _without_gradients(piece: Callable[[], None], *, asking: bool) -> None:
     """Each thread has its own modes of torch: those of the caller are taken over."""
     with torch.inference_mode(asking), torch.no_grad():
-        work(part)
+        piece()

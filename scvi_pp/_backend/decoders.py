@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from scvi_pp._backend.layers import Norms
 
 
+# of which the logits are held at once when only their sum is wanted
+GENES_AT_A_TIME = 1024
+
+
 class Expression(NamedTuple):
     """What the decoder says of every gene of every cell, (cells, genes) each."""
 
@@ -67,6 +71,23 @@ class ExpressionDecoder(nn.Module):
     def log_scale(self, z: Tensor, codes: Tensor | None = None) -> Tensor:
         """The first head alone, (cells, genes)."""
         return self._log_scale(self.body(z, codes))
+
+    def expression(self, z: Tensor, codes: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """The exponential of `log_scale`, (cells, genes), or of some genes alone, (cells, columns).
+
+        The shares of some genes are exact: all genes count for what they add up to, a block of genes at a time.
+        """
+        h = self.body(z, codes)
+        weight, bias = self.scale.weight, self.scale.bias
+        if columns is None:
+            logits = F.linear(h, weight, bias)
+            return torch.softmax(logits, dim=1) if self.sums_to_one else F.softplus(logits)
+        logits = F.linear(h, weight[columns], bias[columns])
+        if not self.sums_to_one:
+            return F.softplus(logits)
+        blocks = zip(weight.split(GENES_AT_A_TIME), bias.split(GENES_AT_A_TIME), strict=True)
+        sums = [F.linear(h, some_weight, some_bias).logsumexp(1, keepdim=True) for some_weight, some_bias in blocks]
+        return (logits - torch.cat(sums, dim=1).logsumexp(1, keepdim=True)).exp()
 
     def heads(self) -> Heads:
         """The weights of the last layer, for a likelihood that takes it along."""

@@ -40,7 +40,7 @@ class SharedAdam:
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts, as "parameter.entry"."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for group, part in zip(self.groups, self.parts, strict=True):
             for name in group:
                 entries = part.state[self.parameters[name]]

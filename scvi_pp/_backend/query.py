@@ -1,6 +1,6 @@
 """What a fitted network says of cells, a block at a time.
 
-`Posterior` needs nothing of a network but encode, latent, decode and log_scale. Results do not depend on `batch_size`:
+`Posterior` needs nothing of a network but encode, latent, decode and expression. Results do not depend on `batch_size`:
 draws of a latent position are made for all cells at once, before any block is looked at, and where a network draws by
 itself the blocks are those of its own size, whatever was asked for.
 """
@@ -8,6 +8,7 @@ itself the blocks are those of its own size, whatever was asked for.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from scvi_pp._backend import kernels
+from scvi_pp._backend.crew import crew, working_together
 from scvi_pp._backend.device import private_random
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
     from torch.distributions import Normal
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from scvi_pp._backend.objectives import Elbo
     from scvi_pp._backend.streams import Cells
 
-# entries of one decoded block: about 32 MB a float32 array, of which a few are alive at a time
-BLOCK_ENTRIES = 8_000_000
+# entries of the arrays of a block, a few of which are alive at a time: 16 MB in all, near the size of a cache
+BLOCK_ENTRIES = 4_000_000
 LARGEST_BLOCK = 4096
 SIMPLEX_DRAWS = 1000
 
@@ -42,7 +44,7 @@ class Answering(Protocol):
     def encode(self, cells: Any) -> Any: ...
     def latent(self, position: Tensor) -> Tensor: ...
     def decode(self, z: Tensor, library: Tensor, cells: Any) -> Likelihood: ...
-    def log_scale(self, z: Tensor, cells: Any) -> Tensor: ...
+    def expression(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
     def elbo(self, cells: Any) -> Elbo: ...
     def log_importance_weight(self, posterior: Any, cells: Any) -> Tensor: ...
 
@@ -63,19 +65,25 @@ class Posterior:
     def latent_mean(self) -> np.ndarray:
         """Posterior mean of the latent position, float32 (cells, n_latent)."""
         out = np.empty((self.cells.n_cells, self.n_latent), dtype=np.float32)
+
+        def fill(where: slice, cells: Any) -> None:
+            out[where] = _host(self._mean_position(self.network.encode(cells).q_z))
+
         with self._asking():
-            for where, cells in self._blocks(decoded=False):
-                out[where] = _host(self._mean_position(self.network.encode(cells).q_z))
+            self._each_block(fill, decoded=False)
         return out
 
     def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of q(z | x), before the softmax of "ln", (cells, n_latent) each."""
         mean = np.empty((self.cells.n_cells, self.n_latent), dtype=np.float32)
         variance = np.empty_like(mean)
+
+        def fill(where: slice, cells: Any) -> None:
+            q_z = self.network.encode(cells).q_z
+            mean[where], variance[where] = _host(q_z.mean), _host(q_z.variance)
+
         with self._asking():
-            for where, cells in self._blocks(decoded=False):
-                q_z = self.network.encode(cells).q_z
-                mean[where], variance[where] = _host(q_z.mean), _host(q_z.variance)
+            self._each_block(fill, decoded=False)
         return mean, variance
 
     def latent_samples(self, n_samples: int) -> np.ndarray:
@@ -107,23 +115,24 @@ class Posterior:
         passes = list(batches) if batches is not None else [None]
         share = 1 / (len(passes) * (n_samples or 1))
         target = slice(None) if into is None else into
+        wanted = None if columns is None else torch.as_tensor(columns, device=self.cells.device)
+
+        def fill(sample: int | None, noise: Tensor | None, where: slice, cells: Any) -> None:
+            z, library = self._position(cells, None if noise is None else noise[where])
+            size = library.exp() if library_size is None else torch.full_like(library, library_size)
+            total: Any = 0.0
+            for batch in passes:
+                total = total + self.network.expression(z, _moved(cells, batch), wanted)
+            values = _host(total.mul_(size * share))
+            if sample in (None, 0):
+                out[where, target] = values
+            else:
+                out[where, target] += values
+
         with self._asking():
             for sample in self._samples(n_samples):
-                for where, cells, z, library in self._positions(sample):
-                    total = torch.zeros((), device=z.device)
-                    for batch in passes:
-                        expression = self._expression(z, _moved(cells, batch), library, library_size)
-                        total = total + _pick(expression, columns)
-                    values = _host(total * share)
-                    if sample in (None, 0):
-                        out[where, target] = values
-                    else:
-                        out[where, target] += values
+                self._each_block(partial(fill, sample, None if sample is None else self._noise(sample)))
         return out
-
-    def _expression(self, z: Tensor, cells: Any, library: Tensor, library_size: float | None) -> Tensor:
-        log_scale = self.network.log_scale(z, cells)
-        return (library + log_scale).exp() if library_size is None else log_scale.exp() * library_size
 
     def parameters(self, *, columns: np.ndarray | None, n_samples: int | None) -> dict[str, np.ndarray]:
         """The parameters of p(x | z), averaged over draws, name -> (cells, genes)."""
@@ -207,13 +216,28 @@ class Posterior:
     def _asking(self) -> Iterator[None]:
         self.network.eval()
         compiled = kernels.use_for(self.cells.n_cells * self.cells.n_columns)
-        with compiled, private_random(self.cells.device, self.seed), torch.inference_mode():
+        threads = working_together(self.cells.n_cells)
+        with compiled, threads, private_random(self.cells.device, self.seed), torch.inference_mode():
             yield
 
     def _blocks(self, *, decoded: bool = True, drawing: bool = False) -> Iterator[tuple[slice, Any]]:
+        return self.cells.blocks(self._block_size(decoded=decoded, drawing=drawing))
+
+    def _block_size(self, *, decoded: bool, drawing: bool = False) -> int:
         entries = self.n_genes * (4 if decoded else 1)
         own = max(2, min(LARGEST_BLOCK, BLOCK_ENTRIES // entries))
-        return self.cells.blocks(own if drawing else self.batch_size or own)
+        return own if drawing else self.batch_size or own
+
+    def _each_block(self, work: Callable[[slice, Any], None], *, decoded: bool = True) -> None:
+        """Call `work` with every block, several threads each taking the next; nothing may be drawn in it."""
+        size, n = self._block_size(decoded=decoded), self.cells.n_cells
+        rows = torch.arange(n, device=self.cells.device)
+
+        def one(number: int) -> None:
+            where = slice(number * size, min((number + 1) * size, n))
+            work(where, self.cells.minibatch(rows[where]))
+
+        crew().each(-(-n // size), one)
 
     def _samples(self, n_samples: int | None) -> Sequence[int | None]:
         return [None] if n_samples is None else range(n_samples)
@@ -227,13 +251,16 @@ class Posterior:
         """
         noise = None if sample is None else self._noise(sample)
         for where, cells in self._blocks(decoded=decoded, drawing=drawing):
-            posterior = self.network.encode(cells)
-            if noise is None:
-                z = self._mean_position(posterior.q_z)
-            else:
-                z = self.network.latent(posterior.q_z.loc + posterior.q_z.scale * noise[where])
-            hidden = drawing and posterior.q_library is not None
-            yield where, cells, z, posterior.q_library.sample() if hidden else _log_expected_library(posterior)
+            yield where, cells, *self._position(cells, None if noise is None else noise[where], drawing=drawing)
+
+    def _position(self, cells: Any, noise: Tensor | None, *, drawing: bool = False) -> tuple[Tensor, Tensor]:
+        posterior = self.network.encode(cells)
+        if noise is None:
+            z = self._mean_position(posterior.q_z)
+        else:
+            z = self.network.latent(posterior.q_z.loc + posterior.q_z.scale * noise)
+        hidden = drawing and posterior.q_library is not None
+        return z, posterior.q_library.sample() if hidden else _log_expected_library(posterior)
 
     def _noise(self, sample: int) -> Tensor:
         """Standard normal draws for every cell: the same whatever the blocks are."""

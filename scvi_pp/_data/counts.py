@@ -60,7 +60,10 @@ class Counts:
         return learned
 
     def read(self, data: AnnData) -> sp.csr_matrix:
-        """Return the modelled genes of these cells, float32 CSR (n_obs, n_modelled), sorted, zeros not stored."""
+        """Return the modelled genes of these cells, float32 CSR (n_obs, n_modelled), sorted, zeros not stored.
+
+        It may share memory with the data, and is then read-only.
+        """
         return csr(self._checked(data))
 
     def _checked(self, data: AnnData) -> Any:
@@ -111,13 +114,20 @@ def _check_integers(value: object) -> None:
 
 
 def csr(matrix: Any) -> sp.csr_matrix:
-    """Return a matrix as float32 CSR of its own memory, sorted, zeros not stored."""
+    """Return a matrix as float32 CSR, sorted, zeros not stored; in the same memory where that is what it is."""
     if isinstance(matrix, np.ndarray):
         n_rows = max(1, BLOCK // max(1, matrix.shape[1]))  # at a time: scipy needs ten times a dense matrix's memory
         starts = range(0, matrix.shape[0], n_rows)
         blocks = [sp.csr_matrix(matrix[start : start + n_rows].astype(np.float32)) for start in starts]
         return sp.csr_matrix(sp.vstack(blocks, format="csr"))
-    counts = sp.csr_matrix(matrix.astype(np.float32))
+    rows = matrix.tocsr()
+    values = rows.data[: rows.nnz].astype(np.float32, copy=False).view()
+    counts = sp.csr_matrix((values, rows.indices[: rows.nnz], rows.indptr.view()), shape=rows.shape)
+    if all(block.all() for block in _blocks(values)):
+        for part in (counts.data, counts.indices, counts.indptr):
+            part.flags.writeable = False  # these may be the user's
+        return counts
+    counts = counts.copy()
     counts.eliminate_zeros()
     return counts
 

@@ -96,6 +96,7 @@ def _train(call: Call, model: Any, sources: Any, hyperparameters: Any, where: An
     facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type}
     if training.checkpoint is not None:
         facts["data"] = digest(arrays)
+    del arrays  # packed on the device by now: not to be held twice while training runs
     try:
         return network, fit(network, cells, training, facts=facts), cells
     except Diverged as error:

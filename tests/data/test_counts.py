@@ -105,15 +105,16 @@ def test_every_kind_of_matrix_gives_the_same_counts(form: str, place: str) -> No
 
 @pytest.mark.filterwarnings("ignore:.* should not be a np.matrix")
 @pytest.mark.parametrize("form", FORMS)
-def test_reading_shares_no_memory_and_leaves_the_data_alone(form: str) -> None:
+def test_what_was_read_cannot_change_the_data(form: str) -> None:
     x = FORMS[form](matrix())
     data = cells(x)
     before = data.X.toarray().copy() if sp.issparse(data.X) else np.array(data.X)
     counts = read_counts(data)
     theirs = [data.X.data, data.X.indices, data.X.indptr] if sp.issparse(data.X) else [np.asarray(data.X)]
     for part in (counts.data, counts.indices, counts.indptr):
-        assert not any(np.shares_memory(part, other) for other in theirs)
-        part[:] = 0
+        if part.flags.writeable:
+            assert not any(np.shares_memory(part, other) for other in theirs)
+            part[:] = 0
     after = data.X.toarray() if sp.issparse(data.X) else np.asarray(data.X)
     np.testing.assert_array_equal(after, before)
 

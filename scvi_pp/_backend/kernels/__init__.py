@@ -60,6 +60,4 @@ def compiles() -> bool:
 
 def runs_compiled(*tensors: Tensor) -> bool:
     """Whether these are for the machine code of the CPU."""
-    return compiles() and all(
-        tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors
-    )
+    return compiles() and all(tensor.device.type == "cpu" and tensor.dtype != torch.float64 for tensor in tensors)

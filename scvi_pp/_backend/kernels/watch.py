@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 from scvi_pp._backend.kernels.arithmetic import compiled
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _as_it_is_now(typing_context: Any, signal: Any) -> Any:
     """The first item of an int64 array, read from memory each time: a plain read would be moved out of the loop."""
 
@@ -23,10 +23,7 @@ def _as_it_is_now(typing_context: Any, signal: Any) -> Any:
 @compiled
 def reaches(signal, value, tries):  # type: ignore[no-untyped-def]
     """Whether signal[0] is at least `value` within so many looks at it, of some 20 nanoseconds each."""
-    for _ in range(tries):
-        if _as_it_is_now(signal) >= value:
+    for _ in range(16 * tries):
+        if _as_it_is_now(signal) >= value:  # type: ignore[call-arg]
             return True
-        for _ in range(16):
-            if _as_it_is_now(signal) >= value:
-                return True
     return False

@@ -198,6 +198,10 @@ class Network(nn.Module):
         """Log share of each gene, (cells, genes): expression freed from library size."""
         return self.decoder.log_scale(*self._decoder_inputs(z, cells))
 
+    def expression(self, z: Tensor, cells: Inputs[Tensor], columns: Tensor | None = None) -> Tensor:
+        """Share of each gene, or of those of `columns` alone, (cells, columns); per unit of size factor, if given."""
+        return self.decoder.expression(*self._decoder_inputs(z, cells), columns)
+
     def log_likelihood(self, z: Tensor, library: Tensor, cells: Inputs[Tensor]) -> Tensor:
         """log p(x | z), (cells,): that of `decode`, with the last layer and the likelihood taken together."""
         hp = self.hyperparameters

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from scvi_pp._backend.sparse import SparseRows
 
 
-def log_likelihood(
-    counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor
-) -> Tensor:
+def log_likelihood(counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor) -> Tensor:
     """Sum over genes of log p(x); all (cells, genes) but log_dispersion, which may be (genes,)."""
     if chosen() == "reference":
         return reference.log_likelihood(dense(counts), log_mean, log_dispersion)

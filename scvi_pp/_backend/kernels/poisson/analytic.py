@@ -1,6 +1,6 @@
 """The Poisson distribution with its gradient worked out by hand: x - mu.
 
-    sum_g log p = - sum_all mu + sum_nonzero [ x log mu - log x! ]
+sum_g log p = - sum_all mu + sum_nonzero [ x log mu - log x! ]
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ def log_likelihood(
 
 def _rows_of(*, has_dispersion: bool, has_dropout: bool) -> Rows:
     """The compiled likelihood; only the one that is needed is compiled."""
+    rows: Rows
     if not has_dispersion:
-        from scvi_pp._backend.kernels.poisson import cpu as likelihood
+        from scvi_pp._backend.kernels.poisson.cpu import rows
     elif has_dropout:
-        from scvi_pp._backend.kernels.zero_inflated_negative_binomial import cpu as likelihood
+        from scvi_pp._backend.kernels.zero_inflated_negative_binomial.cpu import rows
     else:
-        from scvi_pp._backend.kernels.negative_binomial import cpu as likelihood
-    rows: Rows = likelihood.rows
+        from scvi_pp._backend.kernels.negative_binomial.cpu import rows
     return rows
 
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from scvi_pp._backend.sparse import SparseRows
 
 
-def log_likelihood(counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor) -> Tensor:
+def log_likelihood(
+    counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor
+) -> Tensor:
     """Sum over genes, (cells,)."""
     value: Tensor = _LogLikelihood.apply(  # type: ignore[no-untyped-call]
         counts, log_mean, log_dispersion, dropout_logits
@@ -36,7 +38,9 @@ def log_likelihood(counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion
 
 class _LogLikelihood(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion: Tensor, dropout_logits: Tensor
+    ) -> Tensor:
         theta = log_dispersion.exp()
         log_odds = log_mean - log_dispersion
         softplus = F.softplus(log_odds)
