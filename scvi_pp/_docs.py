@@ -47,9 +47,9 @@ max_epochs
 batch_size
     Cells per training step, 128 by default.
 learning_rate
-    The largest step size of Adam, 0.01 by default; it rises at the start and falls to zero at the end.
+    The largest step size of Adam, 0.03 by default; it rises at the start and falls to zero at the end.
 weight_decay
-    L2 penalty on the weights, 1e-4 by default.
+    L2 penalty on weights and dispersions, 3e-4 by default; biases have none.
 kl_warmup
     Share of the run over which the weight of the KL term rises from 0 to `kl_weight`, 0.1 by default.
 kl_weight
@@ -62,6 +62,10 @@ validation_size
     Share of cells held out to measure the ELBO, 0.1 by default.
 validation_indices
     The cells to hold out instead: positions or a boolean mask.
+precision
+    How matrix products are made where the processor can do them faster: `"float32"`, or with float32 numbers rounded
+    to `"tf32"` (NVIDIA GPUs from 2020) or `"bf16"` (some CPUs too) before they are multiplied. Sums, likelihoods and
+    weights are float32 in any case.
 checkpoint
     A file that is kept up to date during training. If the process is killed, the same call continues from it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -12,8 +12,7 @@ from scvi_pp._errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# products of one training step; about a thousand genes at the default width and batch size
-WORTH_SHARING = 50_000_000
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 def torch_version() -> str:
@@ -63,15 +62,11 @@ def reseed(device: torch.device, seed: int) -> None:
 
 
 @contextmanager
-def threads_for(products: int) -> Iterator[None]:
-    """One thread inside the block if a step has fewer products than pay for sharing it.
-
-    On a busy machine the threads of a small step wait for each other far longer than they work.
-    """
-    before = torch.get_num_threads()
-    if products < WORTH_SHARING:
-        torch.set_num_threads(1)
+def matrix_products(precision: Precision) -> Iterator[None]:
+    """Inside the block float32 matrices are multiplied so, where the hardware can; sums are float32 in any case."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision({"float32": "highest", "tf32": "high", "bf16": "medium"}[precision])
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_float32_matmul_precision(before)

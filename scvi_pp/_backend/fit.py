@@ -22,7 +22,7 @@ with warnings.catch_warnings(action="ignore"):  # in a notebook without ipywidge
 from scvi_pp import _logging
 from scvi_pp._backend import checkpoint, kernels
 from scvi_pp._backend.crew import working_together
-from scvi_pp._backend.device import private_random, reseed
+from scvi_pp._backend.device import Precision, matrix_products, private_random, reseed
 from scvi_pp._backend.optimizer import SharedAdam
 from scvi_pp._backend.schedule import Schedule
 from scvi_pp._backend.stop import StopButton
@@ -66,6 +66,7 @@ class Plan:
     seed: int
     training_rows: np.ndarray = field(repr=False)
     validation_rows: np.ndarray = field(repr=False)
+    precision: Precision = "float32"
     checkpoint: Path | None = None
     progress_bar: str | None = None  # its label
 
@@ -109,7 +110,8 @@ def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None 
     """Train the network in place; `facts` says what a checkpoint must have been made with to be continued."""
     started = time.perf_counter()
     compiled = kernels.use_for(len(plan.training_rows) * plan.max_epochs * cells.n_columns)
-    with compiled, working_together(plan.batch_size), private_random(cells.device, plan.seed), StopButton() as button:
+    threads, products = working_together(plan.batch_size), matrix_products(plan.precision)
+    with compiled, threads, products, private_random(cells.device, plan.seed), StopButton() as button:
         loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
         loop.begin()
         ended = loop.run_all(button)

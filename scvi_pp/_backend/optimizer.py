@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,16 +13,23 @@ if TYPE_CHECKING:
 
 
 class SharedAdam:
-    """Adam with its L2 penalty (Kingma and Ba 2015); its state is told by parameter, whatever the number of threads."""
+    """Adam (Kingma and Ba 2015); its state is told by parameter, whatever the number of threads.
+
+    The L2 penalty spares biases: they hold the mean expression of genes, and drawn towards zero those of rare genes come
+    out too high. On weights and dispersions it pays (docs/benchmarks.md).
+    """
 
     def __init__(self, network: nn.Module, *, weight_decay: float) -> None:
         self.parameters = dict(network.named_parameters())
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters.values())
         self.groups = _split(self.parameters, crew().n)
-        self.parts = [
-            torch.optim.Adam([self.parameters[name] for name in group], weight_decay=weight_decay, fused=fused)
-            for group in self.groups
-        ]
+        self.parts = [torch.optim.Adam(self._options(group, weight_decay), fused=fused) for group in self.groups]
+
+    def _options(self, group: list[str], weight_decay: float) -> list[dict[str, Any]]:
+        biases = [self.parameters[name] for name in group if name.endswith("bias")]
+        others = [self.parameters[name] for name in group if not name.endswith("bias")]
+        options = [{"params": others, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
+        return [part for part in options if part["params"]]
 
     def step(self, learning_rate: float) -> None:
         """Move every parameter against its gradient, and forget the gradients."""

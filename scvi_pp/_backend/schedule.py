@@ -1,6 +1,6 @@
 """What changes while training runs: the learning rate and the weight of the KL term, both fixed shares of the budget.
 
-A run of 40 epochs and one of 400 pass through the same phases, so a short budget never ends half-way.
+A run of 16 epochs and one of 400 pass through the same phases, so a short budget never ends half-way.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ RISE = 0.1
 START_FACTOR = 0.1
 
 # the default budget, chosen on real sets by held-out ELBO and by integration scores (docs/benchmarks.md)
-USUAL_EPOCHS = 40
-FEWEST_STEPS = 600
+USUAL_EPOCHS = 16
+FEWEST_STEPS = 200
 MOST_STEPS = 20_000
 FEWEST_EPOCHS = 8
 
@@ -40,7 +40,7 @@ class Schedule:
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
-    """Forty passes; more where they would be too few steps, fewer where they would be more than it takes."""
+    """Sixteen passes; more where they would be too few steps, fewer where they would be more than it takes."""
     steps_per_epoch = max(1.0, n_cells / batch_size)
     return max(
         FEWEST_EPOCHS, round(min(max(USUAL_EPOCHS, FEWEST_STEPS / steps_per_epoch), MOST_STEPS / steps_per_epoch))

@@ -6,17 +6,21 @@ import difflib
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from scvi_pp._errors import InputError
 from scvi_pp._settings import settings
+from scvi_pp.tl._options import check_choices
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from scvi_pp._backend.fit import Plan
+
+
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class Training(TypedDict, total=False):
@@ -32,20 +36,22 @@ class Training(TypedDict, total=False):
     patience: int | None
     validation_size: float
     validation_indices: ArrayLike | None
+    precision: Precision
     checkpoint: str | Path | None
 
 
 DEFAULTS = Training(
     max_epochs=None,
     batch_size=128,
-    learning_rate=1e-2,
-    weight_decay=1e-4,
+    learning_rate=3e-2,
+    weight_decay=3e-4,
     kl_warmup=0.1,
     kl_weight=1.0,
     early_stopping=True,
     patience=None,
     validation_size=0.1,
     validation_indices=None,
+    precision="float32",
     checkpoint=None,
 )
 
@@ -75,6 +81,7 @@ def checked(training: Training, *, verb: str) -> Training:
         _check_range(name, options[name], *bounds)  # type: ignore[literal-required]
     if not isinstance(options["early_stopping"], bool):
         raise InputError(f"early_stopping={options['early_stopping']!r} must be True or False.")
+    check_choices(options, {"precision": Precision})
     if options["checkpoint"] is not None and not isinstance(options["checkpoint"], str | Path):
         raise InputError(f"checkpoint={options['checkpoint']!r} must be a path.")
     return options
@@ -118,6 +125,7 @@ def plan(options: Training, *, n_cells: int, seed: int, label: str) -> Plan:
         seed=seed,
         training_rows=training_rows,
         validation_rows=validation_rows,
+        precision=options["precision"],
         checkpoint=None if path is None else Path(path).expanduser().absolute(),
         progress_bar=label if _shows_progress() else None,
     )

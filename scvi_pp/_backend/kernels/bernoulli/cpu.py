@@ -1,0 +1,216 @@
+"""The Bernoulli distribution as machine code: one pass over a row, and one over its open places.
+
+The formulas are those of `analytic.py`. A logit beyond 87 counts as certain, as exponentials end there in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from scvi_pp._backend.crew import crew
+from scvi_pp._backend.kernels.arithmetic import (
+    LOG2,
+    ONE,
+    SMALLEST,
+    T1,
+    T2,
+    T3,
+    T4,
+    T5,
+    TWO,
+    ZERO,
+    compiled,
+    exp_negative,
+    inlined,
+    log1p_fraction,
+)
+from scvi_pp._backend.kernels.bernoulli import reference
+
+if TYPE_CHECKING:
+    from scvi_pp._backend.sparse import SparseRows
+
+    Gradients = tuple[None, Tensor, Tensor | None, Tensor | None]
+
+FARTHEST = np.float32(87)
+NEVER = np.float32(-1000)  # the logit of what cannot be
+LOWEST = np.float32(reference.LOWEST)
+BITS_OF_ROOT_HALF, EXPONENT_OF_ONE = np.int32(0x3F3504F3), np.int32(127)
+
+
+@compiled
+def rows(starts, columns, x, region_logits, cell_logits, factor_logits, to_factor, values, to_cell):  # type: ignore[no-untyped-def]
+    """Value and gradients of some cells; those by the region logits take their place.
+
+    The gradient by the factors is left (cells, regions), to be summed as the values are weighted; or not at all, where
+    `to_factor` has no rows.
+    """
+    n_regions = region_logits.shape[1]
+    yes, no, spare = np.empty(n_regions, np.float32), np.empty(n_regions, np.float32), np.empty(n_regions, np.float32)
+    here, at_region = np.empty(n_regions, np.int32), np.empty(n_regions, np.float32)
+    at_factor = np.empty(n_regions, np.float32)
+    for j in range(n_regions):
+        yes[j], no[j] = split(factor_logits[j])
+    for i in range(region_logits.shape[0]):
+        logits, slopes, cell = region_logits[i], (to_factor[i] if to_factor.shape[0] else spare), cell_logits[i]
+        first, last = starts[i], starts[i + 1]
+        n_open = set_aside(columns[first:last], x[first:last], logits, factor_logits, here, at_region, at_factor)
+        value, total = closed(logits, cell, yes, no, slopes)
+        value += opened(at_region[:n_open], at_factor[:n_open])
+        for k in range(n_open):
+            logits[here[k]] = at_region[k]
+            slopes[here[k]] = at_factor[k]
+        values[i] = value - n_open * missing(cell)
+        to_cell[i] = total + n_open * split(cell)[1]
+
+
+@inlined
+def split(logit):  # type: ignore[no-untyped-def]
+    """sigmoid(logit) and sigmoid(-logit)."""
+    size = abs(logit)
+    e = ZERO if size > FARTHEST else exp_negative(-size)
+    most = ONE / (ONE + e)
+    least = e * most
+    positive = logit >= ZERO
+    return (most if positive else least), (least if positive else most)
+
+
+@inlined
+def missing(logit):  # type: ignore[no-untyped-def]
+    """-log sigmoid(logit)."""
+    return log1p_fraction(exp_negative(-abs(logit))) + (ZERO if logit >= ZERO else -logit)
+
+
+@inlined
+def log_rest(rest, p):  # type: ignore[no-untyped-def]
+    """log(1 - p) given p and 1 - p, a normal number.
+
+    As 1 - p = m 2^n with m around 1, it is n log 2 + 2 artanh((m - 1) / (m + 1)); where n is 0, m - 1 is -p. m is a
+    product, not a mask, so that not-a-number stays what it is.
+    """
+    n = np.int32(np.int32(np.float32(rest).view(np.int32) - BITS_OF_ROOT_HALF) >> np.int32(23))
+    m = rest * np.int32((EXPONENT_OF_ONE - n) << np.int32(23)).view(np.float32)
+    above, below = m - ONE, -p
+    q = (below if n == 0 else above) / (m + ONE)
+    q2 = q * q
+    q4 = q2 * q2
+    return np.float32(n) * LOG2 + q * ((TWO + q2 * T1) + q4 * ((T2 + q2 * T3) + q4 * (T4 + q2 * T5)))
+
+
+@inlined
+def set_aside(columns, x, logits, factor_logits, here, at_region, at_factor):  # type: ignore[no-untyped-def]
+    """Take the logits of the open places out of the row, which then has nothing there; how many they are."""
+    n = 0
+    for k in range(columns.shape[0]):
+        if x[k] > ZERO:
+            j = columns[k]
+            here[n], at_region[n], at_factor[n] = j, logits[j], factor_logits[j]
+            logits[j] = NEVER
+            n += 1
+    return n
+
+
+@inlined
+def closed(logits, cell, yes, no, slopes):  # type: ignore[no-untyped-def]
+    """As if all were closed: the value and its slope by the cell; the other slopes take the place of the arguments."""
+    yes_cell, no_cell = split(cell)
+    value, total = ZERO, ZERO
+    for j in range(logits.shape[0]):
+        yes_region, no_region = split(logits[j])
+        p = yes_region * (yes_cell * yes[j])
+        rest = no_region + yes_region * (no_cell + yes_cell * no[j])
+        impossible = rest < SMALLEST
+        value += LOWEST if impossible else log_rest(rest, p)
+        odds = ZERO if impossible else p / rest
+        total -= odds * no_cell
+        slopes[j] = -odds * no[j]
+        logits[j] = -odds * no_region
+    return value, total
+
+
+@inlined
+def opened(at_region, at_factor):  # type: ignore[no-untyped-def]
+    """The value of the open places but for the cell; the slopes take the place of the logits."""
+    value = ZERO
+    for k in range(at_region.shape[0]):
+        region, factor = at_region[k], at_factor[k]
+        value -= missing(region) + missing(factor)
+        at_region[k], at_factor[k] = split(region)[1], split(factor)[1]
+    return value
+
+
+class Work:
+    """The arguments of `rows` for some cells of a minibatch; after it, the gradients stand in their places."""
+
+    def __init__(
+        self,
+        counts: SparseRows,
+        region_logits: Tensor,  # (cells, regions), to be overwritten
+        cell_logits: Tensor | None,
+        factor_logits: Tensor | None,
+    ) -> None:
+        self.counts, self.region = counts, region_logits
+        n_cells, n_regions = counts.shape
+        self._cell_logits = _row(cell_logits, n_cells)
+        self._factor_logits = _row(factor_logits, n_regions)
+        self.values, self.to_cell = torch.empty(n_cells), torch.empty(n_cells)
+        self.to_factor = torch.empty(0 if factor_logits is None else n_cells, n_regions)
+
+    def run(self, part: slice) -> None:
+        """Evaluate some of the cells."""
+        rows(
+            self.counts.places.starts[part.start : part.stop + 1].numpy(),
+            self.counts.places.columns.numpy(),
+            self.counts.values.numpy(),
+            self.region[part].numpy(),
+            self._cell_logits[part].numpy(),
+            self._factor_logits.numpy(),
+            self.to_factor[part].numpy(),
+            self.values[part].numpy(),
+            self.to_cell[part].numpy(),
+        )
+
+
+def _row(logits: Tensor | None, n: int) -> Tensor:
+    """The logits one after the other; those of a factor of one are infinite."""
+    return torch.full((n,), math.inf) if logits is None else logits.detach().reshape(-1).contiguous()
+
+
+def log_likelihood(
+    counts: SparseRows, region_logits: Tensor, cell_logits: Tensor | None, factor_logits: Tensor | None
+) -> Tensor:
+    """Sum over regions, (cells,)."""
+    value: Tensor = _LogLikelihood.apply(counts, region_logits, cell_logits, factor_logits)  # type: ignore[no-untyped-call]
+    return value
+
+
+class _LogLikelihood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, counts: SparseRows, region: Tensor, cell: Tensor | None, factor: Tensor | None) -> Tensor:
+        work = Work(counts, torch.empty(region.shape), cell, factor)
+
+        def some(part: slice) -> None:
+            work.region[part] = region[part]
+            work.run(part)
+
+        crew().share(len(region), some)
+        ctx.work, ctx.has_cell, ctx.has_factor = work, cell is not None, factor is not None
+        return work.values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> Gradients:
+        work: Work = ctx.work
+        scale, to_region = outer[:, None], torch.empty_like(work.region)
+
+        def some(part: slice) -> None:
+            torch.mul(work.region[part], scale[part], out=to_region[part])
+
+        crew().share(len(outer), some)
+        to_cell = work.to_cell[:, None] * scale if ctx.has_cell else None
+        return None, to_region, to_cell, outer @ work.to_factor if ctx.has_factor else None

@@ -1,0 +1,155 @@
+"""Adam over several threads is Adam, to the bit, and continues where it was."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scvi_pp._backend.crew import crew, working_together
+from scvi_pp._backend.layers import Block, Norms
+from scvi_pp._backend.optimizer import SharedAdam
+
+N_STEPS, PENALTY = 20, 0.03
+X = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+CODES = torch.arange(9)[:, None] % 2
+
+every_crew = pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
+
+
+class Network(nn.Module):
+    """A parameter of every kind: by input and by output in memory, of norms, of categories, and a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Block(6, 8, (2,), Norms(batch=True, layer=False), 0.0)
+        self.head = nn.Linear(8, 5)
+        self.table = nn.Parameter(torch.randn(1, 5))
+        self.unused = nn.Parameter(torch.randn(3))
+
+    def loss(self) -> Tensor:
+        return (self.head(self.body(X, CODES)) + self.table).square().mean()
+
+
+def network() -> Network:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Network()
+
+
+def learning_rate(step: int) -> float:
+    return 1e-2 / (1 + step)
+
+
+def take_steps(optimizer: SharedAdam, trained: Network, start: int, stop: int) -> None:
+    for step in range(start, stop):
+        trained.loss().backward()
+        optimizer.step(learning_rate(step))
+
+
+def crew_of(n: int, monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager[None]:
+    monkeypatch.setattr("scvi_pp._backend.crew.available_threads", lambda: n)
+    return working_together(10_000)
+
+
+def assert_same_bits(first: nn.Module, second: nn.Module) -> None:
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+@every_crew
+def test_it_is_the_adam_of_torch(n_threads: int, monkeypatch: pytest.MonkeyPatch):
+    expected, trained = network(), network()
+    linear = [expected.body.linear.linear.weight, expected.head.weight]
+    others = [each for each in expected.parameters() if not any(each is weight for weight in linear)]
+    groups: list[dict[str, Any]] = [{"params": linear, "weight_decay": PENALTY}, {"params": others}]
+    of_torch = torch.optim.Adam(groups, fused=True)
+    for step in range(N_STEPS):
+        expected.loss().backward()
+        for group in of_torch.param_groups:
+            group["lr"] = learning_rate(step)
+        of_torch.step()
+        of_torch.zero_grad()
+    with crew_of(n_threads, monkeypatch):
+        assert crew().n == n_threads
+        take_steps(SharedAdam(trained, weight_decay=PENALTY), trained, 0, N_STEPS)
+    assert_same_bits(trained, expected)
+
+
+@pytest.mark.parametrize("then", [1, 2, 3])
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_it_continues_where_it_was_whatever_the_threads(first: int, then: int, monkeypatch: pytest.MonkeyPatch):
+    expected, trained, again = network(), network(), network()
+    take_steps(SharedAdam(expected, weight_decay=PENALTY), expected, 0, N_STEPS)
+    with crew_of(first, monkeypatch):
+        optimizer = SharedAdam(trained, weight_decay=PENALTY)
+        take_steps(optimizer, trained, 0, 7)
+        state, weights = optimizer.state(), {name: value.clone() for name, value in trained.state_dict().items()}
+        take_steps(optimizer, trained, 7, 9)  # what was told does not follow
+    with crew_of(then, monkeypatch):
+        optimizer = SharedAdam(again, weight_decay=PENALTY)
+        take_steps(optimizer, again, 0, 3)  # what was there before is forgotten
+        again.load_state_dict(weights)
+        optimizer.restore(state)
+        take_steps(optimizer, again, 7, N_STEPS)
+    assert_same_bits(again, expected)
+
+
+def test_its_state_is_the_same_whatever_the_threads(monkeypatch: pytest.MonkeyPatch):
+    states = []
+    for n_threads in (1, 2, 3):
+        trained = network()
+        with crew_of(n_threads, monkeypatch):
+            optimizer = SharedAdam(trained, weight_decay=PENALTY)
+            take_steps(optimizer, trained, 0, 3)
+            states.append(optimizer.state())
+    for state in states[1:]:
+        assert state.keys() == states[0].keys()
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items())
+
+
+def test_a_fresh_state_starts_anew():
+    first, second = network(), network()
+    optimizer = SharedAdam(first, weight_decay=0.0)
+    nothing = optimizer.state()
+    take_steps(optimizer, first, 0, 3)
+    first.load_state_dict(network().state_dict())
+    optimizer.restore(nothing)
+    take_steps(optimizer, first, 0, 3)
+    take_steps(SharedAdam(second, weight_decay=0.0), second, 0, 3)
+    assert_same_bits(first, second)
+
+
+def test_a_step_forgets_the_gradients_and_leaves_alone_what_had_none():
+    trained = network()
+    optimizer = SharedAdam(trained, weight_decay=PENALTY)
+    take_steps(optimizer, trained, 0, 2)
+    assert all(parameter.grad is None for parameter in trained.parameters())
+    assert torch.equal(trained.unused, network().unused)
+    assert not any(name.startswith("unused") for name in optimizer.state())
+
+
+def test_the_penalty_is_on_the_weights_of_linear_maps_alone():
+    """Without a gradient but that of the penalty, only these move."""
+    trained, before = network(), network()
+    optimizer = SharedAdam(trained, weight_decay=PENALTY)
+    for parameter in trained.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(1e-3)
+    names = dict(trained.named_parameters())
+    moved = {name for name, value in before.named_parameters() if not torch.equal(value, names[name])}
+    assert moved == {"body.linear.linear.weight", "head.weight"}
+
+
+@every_crew
+def test_every_parameter_belongs_to_one_thread(n_threads: int, monkeypatch: pytest.MonkeyPatch):
+    trained = network()
+    with crew_of(n_threads, monkeypatch):
+        optimizer = SharedAdam(trained, weight_decay=0.0)
+    named = [name for group in optimizer.groups for name in group]
+    assert sorted(named) == sorted(name for name, _ in trained.named_parameters())
+    assert len(optimizer.groups) == min(n_threads, len(named))
+    assert all(optimizer.groups)
