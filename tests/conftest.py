@@ -22,6 +22,11 @@ pytest.register_assert_rewrite("tests.contract")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--above-wall", action="store_true", help="only the tests that need no torch, and without torch")
+    parser.addoption(
+        "--kernels",
+        choices=("compiled", "reference"),
+        help="run every fit with this form of the kernels; by default a small fit does not wait for a compiler",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,6 +67,20 @@ def _settings_as_they_come():
     settings.reset()
     yield
     settings.reset()
+
+
+@pytest.fixture(autouse=True)
+def _kernels_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Nothing without `--kernels`."""
+    asked = request.config.getoption("--kernels")
+    if asked is None:
+        yield
+        return
+    from scvi_pp._backend import kernels
+
+    monkeypatch.setattr(kernels, "WORTH_COMPILING", 0)
+    with kernels.use("auto" if asked == "compiled" else "reference"):
+        yield
 
 
 @pytest.fixture

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import re
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numba
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,10 +19,11 @@ from torch import Tensor
 
 from scvi_pp._backend import crew, kernels
 from scvi_pp._backend.kernels import bernoulli
-from scvi_pp._backend.kernels.bernoulli import reference
+from scvi_pp._backend.kernels.arithmetic import FAST
+from scvi_pp._backend.kernels.bernoulli import cpu, reference
 from scvi_pp._backend.sparse import Places, SparseRows
 
-EXTREMES = (-80.0, -30.0, -16.0, -4.0, -0.3, 0.0, 0.3, 4.0, 16.0, 30.0, 80.0)
+EXTREMES = (-80.0, -30.0, -4.0, -0.3, 0.0, 0.3, 4.0, 16.0, 80.0)
 WIDTH = 43  # columns: some for the vectors of the compiled form, and some that are left over
 
 Logits = list[Tensor | None]
@@ -148,6 +154,26 @@ def test_an_uneven_outer_gradient_weighs_the_cells(
         assert ((ours - theirs).abs() <= 1e-14 + FORMS[form][2] * magnitude).all()
 
 
+def test_a_long_row_keeps_its_digits():
+    """A plain sum of a hundred thousand numbers in float32 would lose two of seven."""
+    counts = (normal(3, 100_000, seed=1) > 2).float()
+    logits: Logits = [10 * normal(3, 100_000).abs() // 0.25 * 0.25, torch.full((3, 1), 8.0), None]
+    found, expected = value_and_gradients("compiled", counts, logits), truth(counts, logits)
+    torch.testing.assert_close(found[0], expected[0], rtol=2e-7, atol=0)
+    torch.testing.assert_close(found[2], expected[2], rtol=2e-7, atol=0)
+
+
+def test_entries_are_evaluated_several_at_once():
+    """A condition on a sum is enough to end that, without a word, and the kernel is six times slower."""
+    row, cell = np.zeros(8, np.float32), (np.float32(1), np.float32(0))
+    arguments = {cpu.closed_block: (row, cell, row, row, row), cpu.opened_block: (row, row)}
+    for block, examples in arguments.items():
+        function = numba.njit(fastmath=FAST, error_model="numpy")(block.py_func)
+        function(*examples)
+        (code,) = function.inspect_llvm().values()
+        assert re.search(r"fdiv [a-z ]*<\d+ x float>", code)
+
+
 @every_form
 def test_gradients_can_be_asked_for_twice(form: str):
     counts, logits = sample()
@@ -157,6 +183,28 @@ def test_gradients_can_be_asked_for_twice(form: str):
     (once,) = torch.autograd.grad(3 * value, leaf, retain_graph=True)
     (twice,) = torch.autograd.grad(3 * value, leaf)
     assert torch.equal(once, twice)
+
+
+@every_form
+def test_nothing_is_held_once_the_value_is_gone(form: str, monkeypatch: pytest.MonkeyPatch):
+    """Matrices of (cells, regions) in a ring of references would stay until Python looks for rings."""
+    counts, logits = sample()
+    held: list[weakref.ref[Tensor]] = []
+    save = torch.autograd.function.FunctionCtx.save_for_backward
+
+    def watch(ctx: Any, *tensors: Tensor | None) -> None:
+        held.extend(weakref.ref(tensor) for tensor in tensors if tensor is not None)
+        held.append(weakref.ref(ctx))
+        save(ctx, *tensors)
+
+    monkeypatch.setattr(torch.autograd.function.FunctionCtx, "save_for_backward", watch)
+    gc.disable()
+    try:
+        value_and_gradients(form, counts, logits)
+        assert held
+        assert not any(each() is not None for each in held)
+    finally:
+        gc.enable()
 
 
 def test_gradients_are_those_of_the_values():
@@ -273,8 +321,6 @@ def test_no_gradient_is_asked_of_fixed_logits(form: str):
 
 
 def test_use_chooses_the_form_for_its_block_alone(monkeypatch: pytest.MonkeyPatch):
-    from scvi_pp._backend.kernels.bernoulli import cpu
-
     asked: list[str] = []
     modules = {"analytic": bernoulli.analytic, "reference": bernoulli.reference, "compiled": cpu}
     for form, module in modules.items():

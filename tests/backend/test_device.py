@@ -60,17 +60,13 @@ def test_reseeding_starts_the_stream_again():
         assert torch.equal(torch.rand(5), first)
 
 
-def test_a_small_step_is_not_shared_and_the_users_threads_come_back():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with device.threads_for(device.WORTH_SHARING - 1):
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-        with device.threads_for(device.WORTH_SHARING):
-            assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize(("precision", "name"), [("float32", "highest"), ("tf32", "high"), ("bf16", "medium")])
+def test_matrices_are_multiplied_as_asked_for_the_block_alone(precision: device.Precision, name: str):
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(ZeroDivisionError), device.matrix_products(precision):
+        assert torch.get_float32_matmul_precision() == name
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_a_device_without_values_is_refused():

@@ -13,8 +13,11 @@ import torch
 from scipy.sparse import csr_matrix
 
 import scvi_pp as svp
+from scvi_pp._backend import kernels
+from scvi_pp._backend.crew import working_together
 from scvi_pp._backend.device import private_random, reseed
 from scvi_pp._backend.fit import INFERENCE_BATCH, MAX_SETBACKS, Diverged, Outcome, _epoch_seed, fit, split
+from scvi_pp._backend.kernels.counts import dense, totals
 from scvi_pp._backend.models.scvi import Network
 from scvi_pp._backend.schedule import Schedule
 from scvi_pp._errors import TrainingError
@@ -105,13 +108,13 @@ def test_cells_that_are_held_out_are_not_trained_on(inputs: Any):
     seen = []
     network = small.network(inputs)
     original = network.elbo
-    network.elbo = lambda cells: (seen.append(cells.counts) if network.training else None) or original(cells)
+    network.elbo = lambda cells: (seen.append(dense(cells.counts)) if network.training else None) or original(cells)
     plan = small.plan(N_CELLS)
     fit(network, small.cells(inputs), plan)
     rows = {row.tobytes() for minibatch in seen for row in minibatch.numpy()}
-    dense = inputs.counts.toarray()
-    assert rows == {row.tobytes() for row in dense[plan.training_rows]}
-    assert rows.isdisjoint(row.tobytes() for row in dense[plan.validation_rows])
+    counts = inputs.counts.toarray()
+    assert rows == {row.tobytes() for row in counts[plan.training_rows]}
+    assert rows.isdisjoint(row.tobytes() for row in counts[plan.validation_rows])
 
 
 # ---- the best weights
@@ -130,9 +133,9 @@ def test_the_network_ends_with_its_best_weights(inputs: Any, early_stopping: boo
 
 
 def _held_out_elbo(network: Any, inputs: Any) -> float:
-    """With the draws that training takes for it."""
+    """With the draws that training takes for it, the form of the kernels, and one thread."""
     plan, cells = small.plan(N_CELLS), small.cells(inputs)
-    with private_random(small.CPU, 0), torch.no_grad():
+    with kernels.use("analytic"), working_together(1), private_random(small.CPU, 0), torch.no_grad():
         reseed(small.CPU, _epoch_seed(plan.seed, -1))
         blocks = cells.blocks(INFERENCE_BATCH, torch.tensor(plan.validation_rows))
         return float(torch.cat([network.elbo(cell).bound for _, cell in blocks]).double().sum()) / 12
@@ -230,11 +233,11 @@ def test_a_run_that_keeps_failing_ends_with_its_best_weights(inputs: Any, capsys
 
 def test_a_loss_that_is_never_finite_names_the_cells(inputs: Any):
     network = small.network(inputs)
-    totals = torch.tensor(np.asarray(inputs.counts.sum(1)).ravel())
-    interruptions.not_finite_for(network, lambda cells: cells.counts.sum(1) == totals[7])
+    total = torch.tensor(np.asarray(inputs.counts.sum(1)).ravel())
+    interruptions.not_finite_for(network, lambda cells: totals(cells.counts) == total[7])
     with svp.settings.override(verbosity=0), pytest.raises(Diverged) as caught:
         trained(inputs, network)
-    expected = set(np.flatnonzero(totals == totals[7]).tolist())
+    expected = set(np.flatnonzero(total == total[7]).tolist())
     assert set(caught.value.rows.tolist()) == expected
 
 
@@ -244,7 +247,7 @@ def test_a_failed_fit_names_the_cells_and_leaves_the_object_untouched(monkeypatc
     adata = _adata(counts)
     before = adata.copy()
     monkeypatch.setattr(Network, "elbo", Network.elbo)
-    interruptions.not_finite_for(Network, lambda cells: cells.counts[:, 3] == 900)
+    interruptions.not_finite_for(Network, lambda cells: dense(cells.counts)[:, 3] == 900)
     with pytest.raises(TrainingError, match=r"tl\.scvi: the loss was never finite.*1 cells: 'cell7'"):
         svp.tl.scvi(adata, max_epochs=2, batch_size=16)
     _assert_untouched(adata, before)

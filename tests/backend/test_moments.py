@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from scvi_pp._backend import kernels
 from scvi_pp._backend.moments import DISPERSION_RANGE, expression_moments, library_moments
 from tests.backend import small
 
@@ -22,6 +23,41 @@ def simulated(exposure: np.ndarray, *, size_factor: bool = False) -> small.Input
     inputs = small.arrays(len(exposure), len(SHARE))
     factors = exposure.astype(np.float32) if size_factor else None
     return inputs._replace(counts=csr_matrix(counts), size_factor=factors)
+
+
+def by_numpy(x: np.ndarray, exposure: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Share, dispersion and deviation of dense counts, as they are defined, in float64."""
+    x, exposure = x.astype(np.float64), exposure.astype(np.float64)
+    share = x.sum(0) / exposure.sum()
+    residual = np.square(x - exposure[:, None] * share).sum(0)
+    dispersion = share**2 * np.square(exposure).sum() / np.maximum(residual - x.sum(0), 1e-12)
+    deviation = np.sqrt(np.maximum(residual / len(x), 1e-8))
+    return np.maximum(share, share[share > 0].min()), dispersion.clip(*DISPERSION_RANGE), deviation
+
+
+@pytest.mark.parametrize("block", [7, 64, 4096])
+@pytest.mark.parametrize("form", ["auto", "analytic"])
+@pytest.mark.parametrize("kind", ["counts", "large counts", "fractions", "real numbers"])
+@pytest.mark.parametrize("size_factor", [False, True])
+def test_moments_are_those_of_the_dense_counts(kind: str, size_factor: bool, form: str, block: int):
+    rng = np.random.default_rng(3)
+    inputs = small.arrays(200, 30, size_factor=size_factor)
+    x = inputs.counts.toarray()
+    x[:, 4] = x[11] = 0  # a gene that is never seen, and an empty cell
+    if kind == "large counts":
+        x[rng.random(x.shape) < 0.02] = 100_003
+    elif kind != "counts":
+        x *= rng.random(x.shape) * 3
+    if kind == "real numbers":
+        x -= 0.3 * (rng.random(x.shape) < 0.05)
+    inputs = inputs._replace(counts=csr_matrix(x))
+    rows = rng.permutation(200)[:150]
+    with kernels.use(form):
+        found = expression_moments(small.cells(inputs), torch.tensor(rows), block=block)
+    expected = by_numpy(x[rows], (inputs.size_factor if size_factor else x.astype(np.float64).sum(1))[rows])
+    for ours, truth in zip((found.share, found.dispersion, found.deviation), expected, strict=True):
+        assert ours.dtype == torch.float32
+        np.testing.assert_allclose(ours, truth, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [100.0, 1e-3], ids=["counts per cell", "tiny size factors"])

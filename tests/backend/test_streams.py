@@ -1,7 +1,8 @@
-"""Rows become minibatches: every row once, never too few for batch norm, sparse as if it were dense."""
+"""Rows become minibatches: every row once, never too few for batch norm, in the order asked for."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,15 +10,20 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix, random_array
 
-from scvi_pp._backend.streams import Cells, Dense, Sparse, n_minibatches, shuffled
+from scvi_pp._backend import kernels
+from scvi_pp._backend.crew import crew, working_together
+from scvi_pp._backend.sparse import SparseRows
+from scvi_pp._backend.streams import Cells, Counts, Dense, n_minibatches, shuffled
 from tests.backend import small
 
 BATCH_SIZES = (2, 3, 7, 32, 128, 1000)
 
+every_crew = pytest.mark.parametrize("n_threads", [1, 2, 3])
 
-def sparse(matrix: csr_matrix) -> Sparse:
+
+def counts(matrix: csr_matrix) -> Counts:
     (field,) = small.cells((matrix,)).fields
-    assert isinstance(field, Sparse)
+    assert isinstance(field, Counts)
     return field
 
 
@@ -58,19 +64,23 @@ def test_each_epoch_is_shuffled_anew_and_by_the_seed():
     assert torch.equal(first, epochs()[0])
 
 
+@pytest.mark.parametrize("form", ["auto", "analytic"])
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("index", [[0], [5, 5, 5], [7, 0, 3, 0], list(range(20)), []], ids=str)
-def test_sparse_rows_are_dense_rows(density: float, index: list[int]):
+def test_counts_are_served_without_their_zeros_in_the_order_asked_for(density: float, index: list[int], form: str):
     matrix = csr_matrix(random_array((20, 9), density=density, rng=np.random.default_rng(0), dtype=np.float32))
-    found = sparse(matrix).rows(torch.tensor(index, dtype=torch.int64))
-    assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found.numpy(), matrix.toarray()[index])
+    with kernels.use(form):
+        found = counts(matrix).rows(torch.tensor(index, dtype=torch.int64))
+    assert isinstance(found, SparseRows)
+    assert len(found.values) == sum(matrix[[row]].nnz for row in index)
+    assert found.dense().dtype == torch.float32
+    np.testing.assert_array_equal(found.dense(), matrix.toarray()[index])
 
 
-def test_sparse_rows_may_be_empty():
+def test_counts_of_rows_may_be_empty():
     matrix = csr_matrix(np.array([[0, 0, 0], [0, 2, 0], [0, 0, 0], [1, 0, 3], [0, 0, 0]], dtype=np.float32))
     index = torch.tensor([4, 3, 2, 1, 0, 3])
-    np.testing.assert_array_equal(sparse(matrix).rows(index).numpy(), matrix.toarray()[index])
+    np.testing.assert_array_equal(counts(matrix).rows(index).dense(), matrix.toarray()[index])
 
 
 def test_the_arrays_of_the_user_are_copied():
@@ -80,7 +90,7 @@ def test_the_arrays_of_the_user_are_copied():
     inputs.counts.data[:] = -1
     inputs.batch[:] = 9
     after = cells.minibatch(torch.arange(5))
-    assert torch.equal(before.counts, after.counts)
+    assert torch.equal(before.counts.dense(), after.counts.dense())
     assert torch.equal(before.batch, after.batch)
 
 
@@ -89,7 +99,7 @@ def test_a_minibatch_has_the_shape_of_the_inputs():
     rows = torch.tensor([3, 1])
     minibatch = small.cells(inputs).minibatch(rows)
     assert type(minibatch) is type(inputs)
-    np.testing.assert_array_equal(minibatch.counts, inputs.counts.toarray()[rows])
+    np.testing.assert_array_equal(minibatch.counts.dense(), inputs.counts.toarray()[rows])
     for name in ("batch", "labels", "categories", "numbers"):
         np.testing.assert_array_equal(getattr(minibatch, name), getattr(inputs, name)[rows])
     assert minibatch.size_factor is None
@@ -99,8 +109,8 @@ def test_a_minibatch_has_the_shape_of_the_inputs():
 def test_blocks_walk_through_all_rows_in_order(block: int):
     inputs = small.arrays()
     cells = small.cells(inputs)
-    places, counts = zip(*((where, cell.counts) for where, cell in cells.blocks(block)), strict=True)
-    np.testing.assert_array_equal(torch.cat(counts), inputs.counts.toarray())
+    places, found = zip(*((where, cell.counts.dense()) for where, cell in cells.blocks(block)), strict=True)
+    np.testing.assert_array_equal(torch.cat(found), inputs.counts.toarray())
     assert [where.start for where in places] == list(range(0, 60, block))
     assert places[-1].stop == 60
 
@@ -110,8 +120,8 @@ def test_blocks_of_some_rows_say_where_they_stand_among_those():
     rows = torch.tensor([40, 2, 17])
     blocks = list(cells.blocks(2, rows))
     assert [where for where, _ in blocks] == [slice(0, 2), slice(2, 3)]
-    found = torch.cat([cell.counts for _, cell in blocks])
-    assert torch.equal(found, cells.minibatch(rows).counts)
+    found = torch.cat([cell.counts.dense() for _, cell in blocks])
+    assert torch.equal(found, cells.minibatch(rows).counts.dense())
 
 
 def test_a_field_that_is_none_is_not_counted():
@@ -126,3 +136,100 @@ def test_a_field_that_is_none_is_not_counted():
 
 def test_dense_rows_keep_their_type():
     assert Dense(torch.arange(5)).rows(torch.tensor([4, 0])).tolist() == [4, 0]
+
+
+# ---- minibatches of an epoch: while one is in use, another thread gathers the next
+
+
+@every_crew
+@pytest.mark.parametrize("used", [True, False], ids=["threads share each", "nothing is shared"])
+def test_minibatches_are_those_of_their_indices_in_order(n_threads: int, used: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scvi_pp._backend.crew.available_threads", lambda: n_threads)
+    inputs = small.arrays(n_levels=(2, 3), n_numbers=2, size_factor=True)
+    cells = small.cells(inputs)
+    indices = [torch.tensor(rows) for rows in ([5, 3], [59, 0, 59], [1], [2, 4, 6, 8], [7], [7], list(range(60)))]
+    n_served = 0
+    with working_together(10_000):
+        assert crew().n == n_threads
+        for index, minibatch in zip(indices, cells.minibatches(indices), strict=True):
+            if used:
+                crew().share(len(index), lambda _: None)
+            np.testing.assert_array_equal(minibatch.counts.dense(), inputs.counts.toarray()[index.numpy()])
+            for name in ("batch", "labels", "categories", "numbers", "size_factor"):
+                np.testing.assert_array_equal(getattr(minibatch, name), getattr(inputs, name)[index.numpy()])
+            n_served += 1
+    assert n_served == len(indices)
+
+
+@every_crew
+def test_what_a_step_asks_of_counts_is_ready_when_they_are_served(n_threads: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scvi_pp._backend.crew.available_threads", lambda: n_threads)
+    cells = small.cells(small.arrays())
+    with working_together(10_000):
+        for minibatch in cells.minibatches(torch.arange(60).split(13)):
+            assert "totals" in vars(minibatch.counts)
+            assert "by_column" in vars(minibatch.counts.places)
+
+
+@every_crew
+@pytest.mark.parametrize("failing", [0, 1, 4])
+def test_an_error_in_gathering_reaches_who_asked(n_threads: int, failing: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scvi_pp._backend.crew.available_threads", lambda: n_threads)
+    cells, indices, served = small.cells(small.arrays()), torch.arange(60).split(12), []
+    minibatch = cells.minibatch
+
+    def failing_once(index: torch.Tensor) -> Any:
+        if index[0] == 12 * failing:
+            raise MemoryError("no room for the minibatch")
+        return minibatch(index)
+
+    monkeypatch.setattr(cells, "minibatch", failing_once)
+    with working_together(10_000), pytest.raises(MemoryError, match="no room"):
+        for each in cells.minibatches(indices):
+            served.append(each)
+            crew().share(12, lambda _: None)
+    assert len(served) == failing
+
+
+def test_the_next_minibatch_is_gathered_by_another_thread(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scvi_pp._backend.crew.available_threads", lambda: 2)
+    cells, names = small.cells(small.arrays()), []
+    minibatch, gathered = cells.minibatch, threading.Event()
+
+    def named(index: torch.Tensor) -> Any:
+        names.append(threading.current_thread().name)
+        gathered.set()
+        return minibatch(index)
+
+    monkeypatch.setattr(cells, "minibatch", named)
+    with working_together(10_000):
+        for _ in cells.minibatches(torch.arange(60).split(20)):
+            gathered.clear()
+            crew().share(20, lambda _: None)
+            if len(names) < 3:
+                assert gathered.wait(20)
+    assert len(names) == 3
+    assert names[1:] == ["scvi_pp"] * 2
+
+
+@every_crew
+def test_minibatches_need_not_be_asked_for_to_the_end(n_threads: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scvi_pp._backend.crew.available_threads", lambda: n_threads)
+    cells = small.cells(small.arrays())
+    with working_together(10_000):
+        for _ in range(3):
+            for minibatch in cells.minibatches(torch.arange(60).split(12)):
+                assert minibatch.counts.shape == (12, 20)
+                break
+            crew().share(12, lambda _: None)
+
+
+def test_the_choice_of_kernels_holds_for_what_is_gathered_ahead(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scvi_pp._backend.crew.available_threads", lambda: 2)
+    cells, choices = small.cells(small.arrays()), []
+    minibatch = cells.minibatch
+    monkeypatch.setattr(cells, "minibatch", lambda index: choices.append(kernels.chosen()) or minibatch(index))
+    with working_together(10_000), kernels.use("reference"):
+        for _ in cells.minibatches(torch.arange(60).split(12)):
+            crew().share(12, lambda _: None)
+    assert choices == ["reference"] * 5

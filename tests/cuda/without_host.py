@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# operations that read a number back, or whose result is as large as the values say
+# operations that read a number back, whose result is as large as the values say, or that bring numbers of the host
 ASKING = {
     "_local_scalar_dense",
     "_unique2",
     "bincount",
     "equal",
     "is_nonzero",
+    "lift_fresh",
     "masked_select",
     "nonzero",
     "repeat_interleave",

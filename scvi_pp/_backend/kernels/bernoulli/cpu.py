@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 
 from scvi_pp._backend.crew import crew
 from scvi_pp._backend.kernels.arithmetic import (
-    LOG2,
     ONE,
     SMALLEST,
     T1,
@@ -39,7 +38,9 @@ if TYPE_CHECKING:
 
 FARTHEST = np.float32(87)
 NEVER = np.float32(-1000)  # the logit of what cannot be
-LOWEST = np.float32(reference.LOWEST)
+LOWEST_N, LOWEST_R = np.float32(-144), np.float32(reference.LOWEST + 144 * math.log(2))  # its powers of two, its rest
+NOTHING, LOG2 = np.float64(0), np.float64(math.log(2))
+BLOCK = 1024  # entries added up in float32 before their sum is added in float64: of a long row digits would be lost
 BITS_OF_ROOT_HALF, EXPONENT_OF_ONE = np.int32(0x3F3504F3), np.int32(127)
 
 
@@ -60,7 +61,7 @@ def rows(starts, columns, x, region_logits, cell_logits, factor_logits, to_facto
         logits, slopes, cell = region_logits[i], (to_factor[i] if to_factor.shape[0] else spare), cell_logits[i]
         first, last = starts[i], starts[i + 1]
         n_open = set_aside(columns[first:last], x[first:last], logits, factor_logits, here, at_region, at_factor)
-        value, total = closed(logits, cell, yes, no, slopes)
+        value, total = closed(logits, split(cell), yes, no, slopes)
         value += opened(at_region[:n_open], at_factor[:n_open])
         for k in range(n_open):
             logits[here[k]] = at_region[k]
@@ -70,10 +71,16 @@ def rows(starts, columns, x, region_logits, cell_logits, factor_logits, to_facto
 
 
 @inlined
+def fading(logit):  # type: ignore[no-untyped-def]
+    """e^-|logit|; nothing where float32 ends."""
+    size = abs(logit)
+    return ZERO if size > FARTHEST else exp_negative(-size)
+
+
+@inlined
 def split(logit):  # type: ignore[no-untyped-def]
     """sigmoid(logit) and sigmoid(-logit)."""
-    size = abs(logit)
-    e = ZERO if size > FARTHEST else exp_negative(-size)
+    e = fading(logit)
     most = ONE / (ONE + e)
     least = e * most
     positive = logit >= ZERO
@@ -83,15 +90,15 @@ def split(logit):  # type: ignore[no-untyped-def]
 @inlined
 def missing(logit):  # type: ignore[no-untyped-def]
     """-log sigmoid(logit)."""
-    return log1p_fraction(exp_negative(-abs(logit))) + (ZERO if logit >= ZERO else -logit)
+    return log1p_fraction(fading(logit)) + (ZERO if logit >= ZERO else -logit)
 
 
 @inlined
 def log_rest(rest, p):  # type: ignore[no-untyped-def]
-    """log(1 - p) given p and 1 - p, a normal number.
+    """n and r such that log(1 - p) = n log 2 + r, given p and 1 - p; that of the lowest value if 1 - p is nothing.
 
-    As 1 - p = m 2^n with m around 1, it is n log 2 + 2 artanh((m - 1) / (m + 1)); where n is 0, m - 1 is -p. m is a
-    product, not a mask, so that not-a-number stays what it is.
+    As 1 - p = m 2^n with m around 1, r is 2 artanh((m - 1) / (m + 1)); where n is 0, m - 1 is -p. m is a product, not a
+    mask, so that not-a-number stays what it is.
     """
     n = np.int32(np.int32(np.float32(rest).view(np.int32) - BITS_OF_ROOT_HALF) >> np.int32(23))
     m = rest * np.int32((EXPONENT_OF_ONE - n) << np.int32(23)).view(np.float32)
@@ -99,7 +106,9 @@ def log_rest(rest, p):  # type: ignore[no-untyped-def]
     q = (below if n == 0 else above) / (m + ONE)
     q2 = q * q
     q4 = q2 * q2
-    return np.float32(n) * LOG2 + q * ((TWO + q2 * T1) + q4 * ((T2 + q2 * T3) + q4 * (T4 + q2 * T5)))
+    r = q * ((TWO + q2 * T1) + q4 * ((T2 + q2 * T3) + q4 * (T4 + q2 * T5)))
+    impossible = rest < SMALLEST
+    return (LOWEST_N if impossible else np.float32(n)), (LOWEST_R if impossible else r)
 
 
 @inlined
@@ -118,24 +127,47 @@ def set_aside(columns, x, logits, factor_logits, here, at_region, at_factor):  #
 @inlined
 def closed(logits, cell, yes, no, slopes):  # type: ignore[no-untyped-def]
     """As if all were closed: the value and its slope by the cell; the other slopes take the place of the arguments."""
-    yes_cell, no_cell = split(cell)
-    value, total = ZERO, ZERO
+    value, total = NOTHING, NOTHING
+    for first in range(0, logits.shape[0], BLOCK):
+        block = slice(first, first + BLOCK)
+        n, r, block_total = closed_block(logits[block], cell, yes[block], no[block], slopes[block])
+        value += n * LOG2 + r
+        total += block_total
+    return value, total
+
+
+@inlined
+def closed_block(logits, cell, yes, no, slopes):  # type: ignore[no-untyped-def]
+    """The same for a few regions, the value in two parts: whole powers of two, whose sum is exact, and the rest."""
+    yes_cell, no_cell = cell
+    powers, value, total = ZERO, ZERO, ZERO
     for j in range(logits.shape[0]):
         yes_region, no_region = split(logits[j])
         p = yes_region * (yes_cell * yes[j])
         rest = no_region + yes_region * (no_cell + yes_cell * no[j])
-        impossible = rest < SMALLEST
-        value += LOWEST if impossible else log_rest(rest, p)
-        odds = ZERO if impossible else p / rest
+        n, r = log_rest(rest, p)
+        powers += n
+        value += r
+        odds = ZERO if rest < SMALLEST else p / rest
         total -= odds * no_cell
         slopes[j] = -odds * no[j]
         logits[j] = -odds * no_region
-    return value, total
+    return powers, value, total
 
 
 @inlined
 def opened(at_region, at_factor):  # type: ignore[no-untyped-def]
     """The value of the open places but for the cell; the slopes take the place of the logits."""
+    value = NOTHING
+    for first in range(0, at_region.shape[0], BLOCK):
+        block = slice(first, first + BLOCK)
+        value += opened_block(at_region[block], at_factor[block])
+    return value
+
+
+@inlined
+def opened_block(at_region, at_factor):  # type: ignore[no-untyped-def]
+    """The same for a few places."""
     value = ZERO
     for k in range(at_region.shape[0]):
         region, factor = at_region[k], at_factor[k]
@@ -199,18 +231,19 @@ class _LogLikelihood(torch.autograd.Function):
             work.run(part)
 
         crew().share(len(region), some)
-        ctx.work, ctx.has_cell, ctx.has_factor = work, cell is not None, factor is not None
+        ctx.has_cell, ctx.has_factor = cell is not None, factor is not None
+        ctx.save_for_backward(work.region, work.to_cell, work.to_factor)  # and not the values: they lead back to here
         return work.values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> Gradients:
-        work: Work = ctx.work
-        scale, to_region = outer[:, None], torch.empty_like(work.region)
+        slopes, to_cell, to_factor = ctx.saved_tensors
+        scale, to_region = outer[:, None], torch.empty_like(slopes)
 
         def some(part: slice) -> None:
-            torch.mul(work.region[part], scale[part], out=to_region[part])
+            torch.mul(slopes[part], scale[part], out=to_region[part])
 
         crew().share(len(outer), some)
-        to_cell = work.to_cell[:, None] * scale if ctx.has_cell else None
-        return None, to_region, to_cell, outer @ work.to_factor if ctx.has_factor else None
+        of_cell = to_cell[:, None] * scale if ctx.has_cell else None
+        return None, to_region, of_cell, outer @ to_factor if ctx.has_factor else None

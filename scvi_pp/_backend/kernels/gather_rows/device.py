@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from scvi_pp._backend.sparse import PackedRows
 
 
-def longest_row(packed: PackedRows) -> int:
-    """The largest number of values of any row; the host waits for it, so ask once."""
-    return int(packed.starts.diff().max()) if len(packed.starts) > 1 else 0
-
-
 def tile(packed: PackedRows, index: Tensor, longest: int) -> Tensor:
     """The rows of `index`, int64 (rows,), none with more than `longest` values: float32 (rows, columns)."""
     n_values = len(packed.values)
