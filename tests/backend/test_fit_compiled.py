@@ -180,19 +180,22 @@ def workers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "scvi_pp"}
 
 
-@pytest.mark.parametrize("disturb", [None, interruptions.kill, interruptions.press_stop], ids=["none", "kill", "stop"])
-def test_threads_end_with_the_run_however_it_ends(
-    inputs: Any, disturb: Callable[[], None] | None, threads: Callable[[int], None]
-):
+@pytest.mark.parametrize("ending", ["budget", "stopped", "interrupted", "killed"])
+def test_threads_end_with_the_run_however_it_ends(inputs: Any, ending: str, threads: Callable[[int], None]):
     threads(2)
     others, before, network = workers(), torch.get_num_threads(), small.network(inputs)
-    if disturb is not None:
-        interruptions.at_losses(network, 3, do=disturb)
-    try:
-        _, outcome = trained(inputs, network)
-        assert outcome.ended == ("budget" if disturb is None else "stopped")
-    except interruptions.Killed:
-        assert disturb is interruptions.kill
+    if ending == "killed":
+        interruptions.at_losses(network, 3, do=interruptions.kill)
+        with pytest.raises(interruptions.Killed):
+            trained(inputs, network)
+    elif ending == "interrupted":
+        interruptions.at_losses(network, 3, do=lambda: [interruptions.press_stop() for _ in range(2)])
+        with pytest.raises(KeyboardInterrupt):
+            trained(inputs, network)
+    else:
+        if ending == "stopped":
+            interruptions.at_losses(network, 3, do=interruptions.press_stop)
+        assert trained(inputs, network)[1].ended == ending
     for thread in workers() - others:
         thread.join(20)
     assert workers() <= others

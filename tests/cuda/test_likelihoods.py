@@ -150,7 +150,7 @@ def test_where_triton_fails_the_plain_form_is_taken_and_one_line_says_so(capsys:
         raise RuntimeError("Failed to find C compiler\nand more")
 
     with settings.override(verbosity=3):
-        found = [tile_likelihood.working(broken, poisson.dense, 1) for _ in range(3)]
+        found = [tile_likelihood.working(broken, poisson.dense, 1, DEVICE) for _ in range(3)]
     assert found == [None] * 3
     assert len(tries) == 1
     assert capsys.readouterr().err.count("Failed to find C compiler") == 1

@@ -137,8 +137,18 @@ def test_it_compiles_for_a_device_where_there_is_none(tmp_path: Path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA device")
 @every_kernel
-def test_it_works_where_there_is_a_device_and_triton(name: str):
-    kernel = import_module(f"scvi_pp._backend.kernels.{name}.cuda")
-    assert tile_likelihood.working(kernel._triton, kernel.dense, len(sample(name, 1, per_cell=True)[1]))
+def test_it_is_tried_on_a_small_tile_and_found_to_work(name: str):
+    kernel, (_, parameters) = import_module(f"scvi_pp._backend.kernels.{name}.cuda"), sample(name, 1, per_cell=True)
+    assert tile_likelihood.working(kernel._triton, kernel.dense, len(parameters), DEVICE) is kernel._triton()
+
+
+@every_kernel
+def test_what_gives_other_numbers_does_not_work(name: str):
+    kernel, (_, parameters) = import_module(f"scvi_pp._backend.kernels.{name}.cuda"), sample(name, 1, per_cell=True)
+
+    def wrong(*arguments: Tensor, with_slopes: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        value, slopes = kernel.dense(*arguments, with_slopes=with_slopes)
+        return value, tuple(slope * 1.01 for slope in slopes)
+
+    assert tile_likelihood.working(kernel._triton, wrong, len(parameters), DEVICE) is None

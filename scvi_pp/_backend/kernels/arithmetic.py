@@ -52,7 +52,7 @@ LOG2 = f(np.log(2))
 LOWEST = f(-87)  # below, the exponential is no normal number
 HIGHEST = f(88)
 SMALLEST = f(1.2e-38)
-MANTISSA, ONE_BITS, EXPONENT_OF_ONE = np.int32(0x007FFFFF), np.int32(0x3F800000), np.int32(127)
+EXPONENT_OF_ONE = np.int32(127)
 ROOT_TWO = f(np.sqrt(2))
 S1, S3, S5, S7 = f(1 / 12), f(-1 / 360), f(1 / 1260), f(-1 / 1680)
 D2, D4, D6, D8 = f(-1 / 12), f(1 / 120), f(-1 / 252), f(1 / 240)
@@ -98,10 +98,10 @@ def log_ratio(a, b):  # type: ignore[no-untyped-def]
 
 @inlined
 def log(y):  # type: ignore[no-untyped-def]
-    """log y for y > 0, a normal number."""
-    bits = np.float32(SMALLEST if y < SMALLEST else y).view(np.int32)
-    n = np.int32((bits >> np.int32(23)) - EXPONENT_OF_ONE)
-    m = np.int32((bits & MANTISSA) | ONE_BITS).view(np.float32)
+    """log y for y from 0 (as if 1.2e-38) to 1e38."""
+    y = SMALLEST if y < SMALLEST else y
+    n = np.int32((np.float32(y).view(np.int32) >> np.int32(23)) - EXPONENT_OF_ONE)
+    m = y * np.int32((EXPONENT_OF_ONE - n) << np.int32(23)).view(np.float32)  # a product, which keeps not-a-number
     above = m > ROOT_TWO
     half, next_exponent = m * HALF, f(n) + ONE
     m, exponent = (half if above else m), (next_exponent if above else f(n))

@@ -65,6 +65,11 @@ class Work:
             self.normalised,
         )
 
+    def take_values(self) -> Tensor:
+        """The value of each cell. What an autograd node keeps must not lead to its output: both would stay in memory."""
+        values, self.values = self.values, NOTHING
+        return values
+
     def dispersion_gradient(self, outer: Tensor) -> Tensor | None:
         """By the log dispersion, shaped like it, if each value is multiplied by `outer` (cells,)."""
         if self.log_dispersion is None:
@@ -96,7 +101,7 @@ class _LogLikelihood(torch.autograd.Function):
         work = Work(counts, torch.zeros(n), to_mean, to_dropout, log_dispersion, normalised=False)
         crew().share(n, lambda part: work.run(rows, part))
         ctx.work = work
-        return work.values
+        return work.take_values()
 
     @staticmethod
     @once_differentiable

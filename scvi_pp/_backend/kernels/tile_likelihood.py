@@ -61,19 +61,22 @@ class _LogLikelihood(torch.autograd.Function):
 def fastest(triton: Callable[[], Evaluate], plain: Evaluate, *parameters: Tensor) -> Evaluate:
     """The form for these parameters: Triton's for float32 on a CUDA device where it works, else the plain one."""
     suits = all(parameter.device.type == "cuda" and parameter.dtype == torch.float32 for parameter in parameters)
-    found = working(triton, plain, len(parameters)) if suits and kernels.compiles() else None
+    device = parameters[0].device
+    found = working(triton, plain, len(parameters), device) if suits and kernels.compiles() else None
     return found or plain
 
 
 @cache
-def working(triton: Callable[[], Evaluate], plain: Evaluate, n_parameters: int) -> Evaluate | None:
-    """The Triton form if it runs on this machine and says what the plain one says: tried once, on a small tile.
+def working(
+    triton: Callable[[], Evaluate], plain: Evaluate, n_parameters: int, device: torch.device
+) -> Evaluate | None:
+    """The Triton form if it runs on the device and says what the plain one says: tried once, on a small tile.
 
     Triton compiles a launcher with the user's C compiler, if there is one, and knows some devices and not others.
     """
     try:
         evaluate = triton()
-        counts = torch.tensor([[0.0, 1.0, 2.0, 300.0], [0.0, 0.0, 7.0, 40.0]], device="cuda")
+        counts = torch.tensor([[0.0, 1.0, 2.0, 300.0], [0.0, 0.0, 7.0, 40.0]], device=device)
         parameters = [counts.sqrt() * 0.3 - k for k in range(n_parameters)]
         found, expected = (form(counts, *parameters, with_slopes=True) for form in (evaluate, plain))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -26,15 +26,16 @@ def launch(tile: Any, counts: Tensor, *parameters: Tensor, with_slopes: bool) ->
     values = torch.empty(n_cells, n_blocks, device=counts.device)
     slopes = tuple(torch.empty(n_cells, n_genes, device=counts.device) for _ in parameters if with_slopes)
     if values.numel():
-        tile[n_cells, n_blocks](
-            counts.contiguous(),
-            *(parameter.contiguous() for parameter in parameters),
-            values,
-            *(slopes or [values] * len(parameters)),  # something must stand where nothing is written
-            n_genes,
-            SHARED=any(parameter.ndim == 1 for parameter in parameters),
-            WITH_SLOPES=with_slopes,
-            BLOCK=GENES_AT_A_TIME,
-            enable_fp_fusion=True,
-        )
+        with torch.cuda.device_of(counts):  # Triton starts on the current device, whatever it is given
+            tile[n_cells, n_blocks](
+                counts.contiguous(),
+                *(parameter.contiguous() for parameter in parameters),
+                values,
+                *(slopes or [values] * len(parameters)),  # something must stand where nothing is written
+                n_genes,
+                SHARED=any(parameter.ndim == 1 for parameter in parameters),
+                WITH_SLOPES=with_slopes,
+                BLOCK=GENES_AT_A_TIME,
+                enable_fp_fusion=True,
+            )
     return values.sum(1), slopes

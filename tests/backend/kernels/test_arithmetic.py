@@ -120,3 +120,10 @@ def test_gamma_ratios_of_what_is_not_a_number_are_none(gamma_ratio: Callable[...
     for n, (theta, x) in itertools.product(LENGTHS, ((NAN, 1.0), (1.0, NAN))):
         for found in gamma_ratio(np.full(n, theta), np.full(n, x)):
             assert np.isnan(found).all()
+
+
+def test_code_that_cannot_be_kept_on_disk_is_compiled_all_the_same():
+    """A function without a file, as one in a folder that cannot be written to: numba keeps neither."""
+    somewhere: dict[str, Any] = {}
+    exec("def twice(x):\n    return x + x", somewhere)
+    assert arithmetic.compiled(somewhere["twice"])(21) == 42

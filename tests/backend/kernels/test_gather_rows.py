@@ -127,7 +127,10 @@ def test_rows_may_start_beyond_two_to_the_31(form: Callable[..., SparseRows]):
 
 def _far_out(beyond: int) -> PackedRows:
     """Three rows after `beyond` places, in memory that the system hands out when it is written to."""
-    columns, values = torch.empty(beyond + 3, dtype=torch.int16), torch.empty(beyond + 3, dtype=torch.uint8)
+    try:
+        columns, values = torch.empty(beyond + 3, dtype=torch.int16), torch.empty(beyond + 3, dtype=torch.uint8)
+    except RuntimeError:
+        pytest.skip("this system hands out no memory before it is written to")
     columns[beyond:] = torch.tensor([1, 3, 4], dtype=torch.int16)
     values[beyond:] = torch.tensor([1, 2, MANY], dtype=torch.uint8)
     return PackedRows(

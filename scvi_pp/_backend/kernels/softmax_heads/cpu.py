@@ -60,7 +60,7 @@ class _LogLikelihood(torch.autograd.Function):
         crew().share(len(h), some_cells)
         ctx.work, ctx.outputs = work, outputs
         ctx.save_for_backward(h, *(weight for weight, _ in layers))
-        return work.values
+        return work.take_values()
 
     @staticmethod
     @once_differentiable
