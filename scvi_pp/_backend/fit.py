@@ -23,15 +23,16 @@ from scvi_pp import _logging
 from scvi_pp._backend import checkpoint, kernels
 from scvi_pp._backend.crew import working_together
 from scvi_pp._backend.device import Precision, matrix_products, private_random, reseed
+from scvi_pp._backend.graph import Epochs, Taken
 from scvi_pp._backend.optimizer import SharedAdam
 from scvi_pp._backend.schedule import Schedule
 from scvi_pp._backend.stop import StopButton
-from scvi_pp._backend.streams import n_minibatches, shuffled
+from scvi_pp._backend.streams import in_random_order, n_minibatches
 from scvi_pp._backend.weights import snapshot
 from scvi_pp._errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -110,7 +111,8 @@ def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None 
     """Train the network in place; `facts` says what a checkpoint must have been made with to be continued."""
     started = time.perf_counter()
     compiled = kernels.use_for(len(plan.training_rows) * plan.max_epochs * cells.n_columns)
-    threads, products = working_together(plan.batch_size), matrix_products(plan.precision)
+    on_cpu = cells.device.type == "cpu"  # another device shares a step by itself
+    threads, products = working_together(plan.batch_size if on_cpu else 0), matrix_products(plan.precision)
     with compiled, threads, products, private_random(cells.device, plan.seed), StopButton() as button:
         loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
         loop.begin()
@@ -127,6 +129,8 @@ class _Loop:
         self.training = torch.tensor(plan.training_rows, device=cells.device)
         self.validation = torch.tensor(plan.validation_rows, device=cells.device)
         self.optimizer = SharedAdam(network, weight_decay=plan.weight_decay)
+        self.n_steps = n_minibatches(len(plan.training_rows), plan.batch_size)  # of an epoch
+        self.one_epoch = self._one_epoch_on_this_device()
         self.run = Run()
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
@@ -181,28 +185,48 @@ class _Loop:
         return ""
 
     def _train(self, button: StopButton) -> dict[str, float]:
-        network, plan, schedule = self.network, self.plan, self.plan.schedule
-        network.train()
-        per_epoch = n_minibatches(len(self.training), plan.batch_size)
-        step = self.run.epoch * per_epoch
-        sums = torch.zeros(2, dtype=torch.float64, device=self.cells.device)
-        n_seen = 0
-        for cells in self.cells.minibatches(shuffled(self.training, plan.batch_size)):
-            progress = step / (per_epoch * plan.max_epochs)
-            elbo = network.elbo(cells)
-            elbo.loss(schedule.kl_weight_at(progress)).backward()
-            self.optimizer.step(schedule.learning_rate_at(progress) * self.run.slowdown)
-            sums += elbo.sums()
-            step, n_seen = step + 1, n_seen + len(elbo.reconstruction)
-            if button.pressed:
-                break
-        bound, reconstruction = (sums / n_seen).tolist()
+        self.network.train()
+        schedule, n_steps = self.plan.schedule, self.n_steps
+        first, in_all = self.run.epoch * n_steps, n_steps * self.plan.max_epochs
+        progress = [step / in_all for step in range(first, first + n_steps)]
+        kl_weights = [schedule.kl_weight_at(there) for there in progress]
+        learning_rates = [schedule.learning_rate_at(there) * self.run.slowdown for there in progress]
+        order = in_random_order(self.training)
+        taken = self.one_epoch(order, kl_weights, learning_rates, lambda: button.pressed)
+        bound, reconstruction = (taken.sums / taken.n_cells).tolist()
         return {
             "elbo_train": bound,
             "reconstruction_train": reconstruction,
-            "learning_rate": schedule.learning_rate_at(progress) * self.run.slowdown,
-            "kl_weight": schedule.kl_weight_at(progress),
+            "learning_rate": learning_rates[taken.n_steps - 1],
+            "kl_weight": kl_weights[taken.n_steps - 1],
         }
+
+    def _step(self, cells: Any, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
+        """Nothing in here may wait for the device or depend on a value: a CUDA graph holds it."""
+        elbo = self.network.elbo(cells)
+        elbo.loss(kl_weight).backward()
+        self.optimizer.step(learning_rate)
+        sums: Tensor = elbo.sums()
+        return sums
+
+    def _one_epoch_on_this_device(self) -> Callable[..., Taken]:
+        if self.cells.device.type == "cpu":
+            return self._step_by_step
+        return Epochs(self._step, self.network.zero_grad, self.cells, len(self.training), self.n_steps).run
+
+    def _step_by_step(
+        self, order: Tensor, kl_weights: Sequence[float], learning_rates: Sequence[float], stopped: Callable[[], bool]
+    ) -> Taken:
+        """An epoch on the CPU, where threads prepare the next minibatch during a step."""
+        sums, n_taken, n_seen = torch.zeros(2, dtype=torch.float64), 0, 0
+        minibatches = torch.tensor_split(order, self.n_steps)
+        for cells in self.cells.minibatches(minibatches):
+            sums += self._step(cells, kl_weights[n_taken], learning_rates[n_taken])
+            n_seen += len(minibatches[n_taken])
+            n_taken += 1
+            if stopped():
+                break
+        return Taken(sums, n_taken, n_seen)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -274,6 +298,7 @@ class _Loop:
     def _restore(self, state: dict[str, Tensor]) -> None:
         self.network.load_state_dict(dict(_within(state, "network.")))
         self.optimizer.restore(dict(_within(state, "optimizer.")))
+        self.one_epoch = self._one_epoch_on_this_device()  # recordings would write to the moments of before
 
     def _save(self) -> None:
         path = self.plan.checkpoint

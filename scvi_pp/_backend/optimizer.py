@@ -21,9 +21,13 @@ class SharedAdam:
 
     def __init__(self, network: nn.Module, *, weight_decay: float) -> None:
         self.parameters = dict(network.named_parameters())
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in self.parameters.values())
+        devices = {parameter.device.type for parameter in self.parameters.values()}
+        fused, capturable = devices <= {"cpu", "cuda"}, devices == {"cuda"}
         self.groups = _split(self.parameters, crew().n)
-        self.parts = [torch.optim.Adam(self._options(group, weight_decay), fused=fused) for group in self.groups]
+        self.parts = [
+            torch.optim.Adam(self._options(group, weight_decay), fused=fused, capturable=capturable)
+            for group in self.groups
+        ]
 
     def _options(self, group: list[str], weight_decay: float) -> list[dict[str, Any]]:
         biases = [self.parameters[name] for name in group if name.endswith("bias")]
@@ -31,7 +35,7 @@ class SharedAdam:
         options = [{"params": others, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
         return [part for part in options if part["params"]]
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float | Tensor) -> None:
         """Move every parameter against its gradient, and forget the gradients."""
         for part in self.parts:
             for group in part.param_groups:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class SparseRows:
     @cached_property
     def totals(self) -> Tensor:
         """The sum of each row, (rows,)."""
-        running = F.pad(self.values.cumsum(0, dtype=torch.float64), (1, 0))  # exact for counts
-        return running[self.places.starts].diff().to(self.values.dtype)
+        zeros = torch.zeros(self.shape[0], dtype=self.values.dtype, device=self.values.device)
+        return zeros.index_add_(0, self.places.rows, self.values)
 
     def log1p(self) -> SparseRows:
         """log(1 + x), which leaves zeros alone."""

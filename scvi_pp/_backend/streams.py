@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scvi_pp._backend.crew import crew
 from scvi_pp._backend.kernels.gather_rows import gather
+from scvi_pp._backend.kernels.gather_rows.device import tile
 from scvi_pp._backend.sparse import PackedRows, SparseRows
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class Counts:
     """Packed counts on the device: compressed rows on the CPU, whose kernels leave zeros out, dense ones elsewhere."""
 
     packed: PackedRows
+    longest: int  # values of the longest row
 
     def rows(self, index: Tensor) -> Tensor | SparseRows:
         """The rows, in the order asked for, float32 (len(index), n_columns)."""
-        counts = gather(self.packed, index)
-        return counts if index.device.type == "cpu" else counts.dense()
+        if index.device.type == "cpu":
+            return gather(self.packed, index)
+        return tile(self.packed, index, self.longest)
 
 
 class Cells:
@@ -100,8 +103,12 @@ class Cells:
 
 def shuffled(rows: Tensor, batch_size: int) -> tuple[Tensor, ...]:
     """One epoch: every row once, in random order, in minibatches that differ in size by at most one."""
-    order = rows[torch.randperm(len(rows)).to(rows.device)]
-    return torch.tensor_split(order, n_minibatches(len(rows), batch_size))
+    return torch.tensor_split(in_random_order(rows), n_minibatches(len(rows), batch_size))
+
+
+def in_random_order(rows: Tensor) -> Tensor:
+    """Every row once; the same order on every device."""
+    return rows[torch.randperm(len(rows)).to(rows.device)]
 
 
 def n_minibatches(n_rows: int, batch_size: int) -> int:
@@ -114,4 +121,5 @@ def _place(array: csr_matrix | np.ndarray | None, device: torch.device) -> Rows 
         return None
     if isinstance(array, np.ndarray):
         return Dense(torch.tensor(array, device=device))
-    return Counts(PackedRows.of(array, device))
+    packed = PackedRows.of(array, device)
+    return Counts(packed, int(np.diff(array.indptr).max(initial=0)))

@@ -50,9 +50,9 @@ T1, T2, T3, T4, T5 = f(2 / 3), f(2 / 5), f(2 / 7), f(2 / 9), f(2 / 11)
 PER_LOG2, LOG2_HIGH, LOG2_LOW = f(1 / np.log(2)), f(0.693359375), f(np.log(2) - 0.693359375)
 LOG2 = f(np.log(2))
 LOWEST = f(-87)  # below, the exponential is no normal number
-HIGHEST = f(88)
+HIGHEST = f(89)  # already infinite
 SMALLEST = f(1.2e-38)
-EXPONENT_OF_ONE = np.int32(127)
+EXPONENT_OF_ONE, LARGEST_EXPONENT = np.int32(127), np.int32(126)
 ROOT_TWO = f(np.sqrt(2))
 S1, S3, S5, S7 = f(1 / 12), f(-1 / 360), f(1 / 1260), f(-1 / 1680)
 D2, D4, D6, D8 = f(-1 / 12), f(1 / 120), f(-1 / 252), f(1 / 240)
@@ -73,7 +73,7 @@ def exp_negative(x):  # type: ignore[no-untyped-def]
 
 @inlined
 def exp(x):  # type: ignore[no-untyped-def]
-    """e^x, no larger than float32 holds."""
+    """e^x, infinite from e^88.4 on."""
     x = HIGHEST if x > HIGHEST else x
     return exp_negative(x)
 
@@ -98,9 +98,9 @@ def log_ratio(a, b):  # type: ignore[no-untyped-def]
 
 @inlined
 def log(y):  # type: ignore[no-untyped-def]
-    """log y for y from 0 (as if 1.2e-38) to 1e38."""
+    """log y for y >= 0, where 0 is as 1.2e-38."""
     y = SMALLEST if y < SMALLEST else y
-    n = np.int32((np.float32(y).view(np.int32) >> np.int32(23)) - EXPONENT_OF_ONE)
+    n = min(np.int32((np.float32(y).view(np.int32) >> np.int32(23)) - EXPONENT_OF_ONE), LARGEST_EXPONENT)
     m = y * np.int32((EXPONENT_OF_ONE - n) << np.int32(23)).view(np.float32)  # a product, which keeps not-a-number
     above = m > ROOT_TWO
     half, next_exponent = m * HALF, f(n) + ONE

@@ -31,4 +31,4 @@ def at_counts(counts: Tensor | SparseRows, dtype: torch.dtype) -> tuple[tuple[Te
     if isinstance(counts, SparseRows):
         return (counts.places.rows, counts.places.columns.long()), counts.values.to(dtype)
     rows, columns = counts.nonzero(as_tuple=True)
-    return (rows, columns), counts[rows, columns]
+    return (rows, columns), counts[rows, columns].to(dtype)

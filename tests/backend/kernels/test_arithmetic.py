@@ -73,7 +73,8 @@ def test_exponentials_stay_within_float32():
     far = [-88.0, -1e3, -1e30, -np.inf]
     assert (over(arithmetic.exp_negative)(far) > 0).all()
     assert (over(arithmetic.exp_negative)(far) < 2e-38).all()
-    assert np.isfinite(over(arithmetic.exp)([88.0, 1e3, 1e30])).all()
+    assert np.isfinite(over(arithmetic.exp)([88.0])).all()
+    assert np.isposinf(over(arithmetic.exp)([1e3, 1e30])).all()
 
 
 def test_the_log_of_a_ratio_keeps_its_digits_near_one():

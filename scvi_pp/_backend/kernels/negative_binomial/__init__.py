@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scvi_pp._backend.kernels import chosen, runs_compiled
 from scvi_pp._backend.kernels.counts import dense, sparse
-from scvi_pp._backend.kernels.negative_binomial import analytic, reference
+from scvi_pp._backend.kernels.negative_binomial import analytic, cuda, reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,4 +23,6 @@ def log_likelihood(counts: Tensor | SparseRows, log_mean: Tensor, log_dispersion
         from scvi_pp._backend.kernels.negative_binomial.cpu import rows
 
         return row_likelihood.log_likelihood(rows, sparse(counts), log_mean, log_dispersion, None)
+    if log_mean.device.type != "cpu":
+        return cuda.log_likelihood(counts, log_mean, log_dispersion)
     return analytic.log_likelihood(counts, log_mean, log_dispersion)

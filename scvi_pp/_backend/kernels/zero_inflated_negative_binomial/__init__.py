@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scvi_pp._backend.kernels import chosen, runs_compiled
 from scvi_pp._backend.kernels.counts import dense, sparse
-from scvi_pp._backend.kernels.zero_inflated_negative_binomial import analytic, reference
+from scvi_pp._backend.kernels.zero_inflated_negative_binomial import analytic, cuda, reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,4 +25,6 @@ def log_likelihood(
         from scvi_pp._backend.kernels.zero_inflated_negative_binomial.cpu import rows
 
         return row_likelihood.log_likelihood(rows, sparse(counts), log_mean, log_dispersion, dropout_logits)
+    if log_mean.device.type != "cpu":
+        return cuda.log_likelihood(counts, log_mean, log_dispersion, dropout_logits)
     return analytic.log_likelihood(counts, log_mean, log_dispersion, dropout_logits)
