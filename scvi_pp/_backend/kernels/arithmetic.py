@@ -5,7 +5,7 @@ These are polynomials and selections alone, within 3e-7 of the truth relative to
 so that a run that went wrong is seen to have gone wrong.
 
 Compiled code is kept on disk by numba, beside the package or in the user's cache folder: only the first use on a machine
-waits for the compiler. After an edit to this file, touch the kernels too: numba looks at the file of the caller alone.
+waits for the compiler. It looks for changes in the file of the caller alone, hence the line `# shared code` in those.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ The formulas are those of `analytic.py`. A logit beyond 87 counts as certain, as
 
 from __future__ import annotations
 
+# shared code: c0b917c2b8fd
+
 import math
 from typing import TYPE_CHECKING, Any
 

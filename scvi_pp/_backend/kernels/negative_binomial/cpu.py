@@ -5,6 +5,8 @@ The formulas are those of `analytic.py`.
 
 from __future__ import annotations
 
+# shared code: c0b917c2b8fd
+
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import (

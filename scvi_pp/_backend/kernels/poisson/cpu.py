@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# shared code: c0b917c2b8fd
+
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import ZERO, compiled, exp, inlined, log_factorial

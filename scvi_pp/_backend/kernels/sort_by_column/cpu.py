@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# shared code: c0b917c2b8fd
+
 from typing import TYPE_CHECKING
 
 import torch
