@@ -16,6 +16,7 @@ from speed_records import Section, section_of
 from torch import Tensor
 
 from scvi_pp._backend.kernels import negative_binomial, zero_inflated_negative_binomial
+from scvi_pp._backend.sparse import SparseRows
 
 N_CELLS, N_GENES, NONZERO_SHARE = 128, 2000, 0.10
 SECONDS_A_TURN = 0.5
@@ -63,9 +64,9 @@ def milliseconds(call: Callable[[], None], at_least: float) -> float:
     return 1000 * elapsed / n_calls
 
 
-def minibatch_of_ours(counts: np.ndarray) -> Tensor:
+def minibatch_of_ours(counts: np.ndarray) -> SparseRows:
     """The counts in the form in which our training loop hands them to the kernels."""
-    return torch.from_numpy(counts)
+    return SparseRows.of(torch.from_numpy(counts))
 
 
 def peer_zinb(

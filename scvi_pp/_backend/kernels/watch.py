@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: c0b917c2b8fd
-
+# shared code: cb70d131b530
 from typing import Any
 
 from numba.extending import intrinsic

@@ -5,8 +5,7 @@ The formulas are those of `analytic.py`. A logit beyond 87 counts as certain, as
 
 from __future__ import annotations
 
-# shared code: c0b917c2b8fd
-
+# shared code: cb70d131b530
 import math
 from typing import TYPE_CHECKING, Any
 

@@ -5,8 +5,7 @@ The formulas are those of `analytic.py`.
 
 from __future__ import annotations
 
-# shared code: c0b917c2b8fd
-
+# shared code: cb70d131b530
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: c0b917c2b8fd
-
+# shared code: cb70d131b530
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import ZERO, compiled, exp, inlined, log_factorial
