@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,6 +19,15 @@ X = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
 CODES = torch.arange(9)[:, None] % 2
 
 every_crew = pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
+
+
+@pytest.fixture(autouse=True)
+def _torch_has_one_thread_as_in_a_fit() -> Iterator[None]:
+    """Several would cut a parameter elsewhere, and what is left over of a vectorised loop rounds otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Network(nn.Module):

@@ -13,12 +13,17 @@ from scipy.sparse import csr_matrix, random_array
 from scvi_pp._backend import kernels
 from scvi_pp._backend.crew import crew, working_together
 from scvi_pp._backend.sparse import SparseRows
-from scvi_pp._backend.streams import Cells, Counts, Dense, n_minibatches, shuffled
+from scvi_pp._backend.streams import Cells, Counts, Dense, in_random_order, n_minibatches
 from tests.backend import small
 
 BATCH_SIZES = (2, 3, 7, 32, 128, 1000)
 
 every_crew = pytest.mark.parametrize("n_threads", [1, 2, 3])
+
+
+def shuffled(rows: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
+    """One epoch, as `fit` cuts it."""
+    return torch.tensor_split(in_random_order(rows), n_minibatches(len(rows), batch_size))
 
 
 def counts(matrix: csr_matrix) -> Counts:

@@ -28,7 +28,7 @@ _choice: ContextVar[Choice] = ContextVar("kernels", default="auto")
 
 # entries of a (cells, genes) matrix, over all passes, from which compiled code earns back the seconds that numba takes
 # to compile it once on a machine
-WORTH_COMPILING = 100_000_000
+WORTH_COMPILING = 60_000_000
 
 
 @contextmanager
