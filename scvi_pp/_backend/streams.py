@@ -101,11 +101,6 @@ class Cells:
             yield where, self.minibatch(rows[where])
 
 
-def shuffled(rows: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """One epoch: every row once, in random order, in minibatches that differ in size by at most one."""
-    return torch.tensor_split(in_random_order(rows), n_minibatches(len(rows), batch_size))
-
-
 def in_random_order(rows: Tensor) -> Tensor:
     """Every row once; the same order on every device."""
     return rows[torch.randperm(len(rows)).to(rows.device)]

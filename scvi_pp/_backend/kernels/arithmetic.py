@@ -1,7 +1,7 @@
 """exp, log and log-gamma that a compiler can run on eight numbers at once, for the compiled kernels.
 
 The functions of the C library are called for one number at a time, and a loop that holds such a call is not vectorised.
-These are polynomials and selections alone, within 3e-7 of the truth relative to the result. Not-a-number passes through,
+These are polynomials and selections alone, within 4e-7 of the truth relative to the result. Not-a-number passes through,
 so that a run that went wrong is seen to have gone wrong.
 
 Compiled code is kept on disk by numba, beside the package or in the user's cache folder: only the first use on a machine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: cb70d131b530
+# shared code: 0d8ac0ae003e
 from typing import Any
 
 from numba.extending import intrinsic
@@ -23,7 +23,7 @@ def _as_it_is_now(typing_context: Any, signal: Any) -> Any:
 
 @compiled
 def reaches(signal, value, tries):  # type: ignore[no-untyped-def]
-    """Whether signal[0] is at least `value` within so many looks at it, of some 20 nanoseconds each."""
+    """Whether signal[0] is at least `value` within sixteen times so many looks at it."""
     for _ in range(16 * tries):
         if _as_it_is_now(signal) >= value:  # type: ignore[call-arg]
             return True

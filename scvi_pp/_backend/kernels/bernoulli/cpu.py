@@ -5,7 +5,7 @@ The formulas are those of `analytic.py`. A logit beyond 87 counts as certain, as
 
 from __future__ import annotations
 
-# shared code: cb70d131b530
+# shared code: 0d8ac0ae003e
 import math
 from typing import TYPE_CHECKING, Any
 

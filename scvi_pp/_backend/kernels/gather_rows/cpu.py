@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: cb70d131b530
+# shared code: 0d8ac0ae003e
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,7 @@ def gather(packed: PackedRows, index: Tensor) -> SparseRows:
         packed.starts.numpy(),
         stored.view(np.uint16) if stored.itemsize == 2 else stored,
         packed.values.numpy(),
+        MANY,
         packed.large_at.numpy(),
         packed.large.numpy(),
         index.numpy(),
@@ -46,14 +47,14 @@ def measure(starts, index, to_starts):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def unpack(starts, columns, values, large_at, large, index, to_columns, to_values):  # type: ignore[no-untyped-def]
+def unpack(starts, columns, values, many, large_at, large, index, to_columns, to_values):  # type: ignore[no-untyped-def]
     """Copy the rows of `index` one after the other."""
     k = 0
     for i in index:
         for place in range(starts[i], starts[i + 1]):
             to_columns[k] = columns[place]
             to_values[k] = values[place]
-            if large.shape[0] > 0 and values[place] == MANY:
+            if large.shape[0] > 0 and values[place] == many:
                 to_values[k] = large[position(large_at, place)]
             k += 1
 

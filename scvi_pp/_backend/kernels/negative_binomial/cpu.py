@@ -5,7 +5,7 @@ The formulas are those of `analytic.py`.
 
 from __future__ import annotations
 
-# shared code: cb70d131b530
+# shared code: 0d8ac0ae003e
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: cb70d131b530
+# shared code: 0d8ac0ae003e
 from typing import TYPE_CHECKING
 
 import torch
