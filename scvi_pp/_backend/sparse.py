@@ -98,6 +98,19 @@ class PackedRows:
     large: Tensor  # float32 (n_large,)
     n_columns: int
 
+    def columns_at(self, places: Tensor) -> Tensor:
+        """The columns of these values, int32, shaped like `places`."""
+        columns = self.columns[places].int()
+        return columns & 0xFFFF if self.columns.dtype == torch.int16 else columns  # 16 bits without a sign
+
+    def values_at(self, places: Tensor) -> Tensor:
+        """These values, float32, shaped like `places`."""
+        values = self.values[places].float()
+        if not len(self.large):
+            return values
+        near = torch.searchsorted(self.large_at, places).clamp(max=len(self.large) - 1)
+        return torch.where(self.large_at[near] == places, self.large[near], values)
+
     @staticmethod
     def of(matrix: csr_matrix, device: torch.device) -> PackedRows:
         """The matrix, packed a block at a time."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import runs
+from machine import processor
+from marked_text import markdown, put_between_markers
 from real_sets import REAL_SETS, RealSet, prepare
 from runs import NOISE_DRAWS, Run
 from scores import scores_of
@@ -33,7 +35,11 @@ def write_report(docs_page: Path, cache: Path, data_dir: Path) -> str:
         score_rows += score_block(REAL_SETS[name], *pair, lambda run, adata=adata: scores_of(cache, run, adata))
     every_run = [run for pair in compared.values() for kept in pair for run in kept]
     text = "\n\n".join([provenance(every_run), elbo_table(elbo_rows), score_table(score_rows)])
-    put_between_markers(docs_page, text)
+    if not put_between_markers(docs_page, text, START, END):  # a page without markers gets them at its end
+        before = docs_page.read_text() if docs_page.exists() else "# Benchmarks\n"
+        docs_page.parent.mkdir(parents=True, exist_ok=True)
+        docs_page.write_text(f"{before.rstrip()}\n\n## `tl.scvi` against scvi-tools\n\n{START}\n{END}\n")
+        put_between_markers(docs_page, text, START, END)
     return text
 
 
@@ -124,36 +130,7 @@ def provenance(every_run: list[Run]) -> str:
     )
 
 
-def processor() -> str:
-    """Name of the processor."""
-    cpu_facts = Path("/proc/cpuinfo")
-    if cpu_facts.exists():
-        for line in cpu_facts.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def mean_sd(values: list[float]) -> str:
     """`-480.51 ± 0.32`; without the deviation for one value."""
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
-
-
-def put_between_markers(page: Path, text: str) -> None:
-    """Replace what stands between the markers; a page without them gets them at its end."""
-    before, after = (page.read_text() if page.exists() else "# Benchmarks\n"), "\n"
-    if START in before:
-        before, rest = before.split(START, 1)
-        if END not in rest:
-            raise SystemExit(f"{page} has '{START}' but no '{END}' after it")
-        after = rest.split(END, 1)[1]
-    else:
-        before = f"{before.rstrip()}\n\n## `tl.scvi` against scvi-tools\n\n"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}")

@@ -22,17 +22,4 @@ def gather(packed: PackedRows, index: Tensor) -> SparseRows:
     starts[1:] = lengths.cumsum(0)
     place = torch.repeat_interleave(first - starts[:-1], lengths)
     place += torch.arange(len(place), device=index.device)
-    return SparseRows(Places(starts.int(), _columns(packed, place), packed.n_columns), _values(packed, place))
-
-
-def _columns(packed: PackedRows, place: Tensor) -> Tensor:
-    columns = packed.columns[place].int()
-    return columns & 0xFFFF if packed.columns.dtype == torch.int16 else columns
-
-
-def _values(packed: PackedRows, place: Tensor) -> Tensor:
-    values = packed.values[place].float()
-    if not len(packed.large):
-        return values
-    near = torch.searchsorted(packed.large_at, place).clamp(max=len(packed.large) - 1)
-    return torch.where(packed.large_at[near] == place, packed.large[near], values)
+    return SparseRows(Places(starts.int(), packed.columns_at(place), packed.n_columns), packed.values_at(place))
