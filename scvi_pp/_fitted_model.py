@@ -107,11 +107,14 @@ def open_model(
         hyperparameters = model.hyperparameters_from(stored.hyperparameters)
         with devices.private_random(where, seed):
             network = weights.rebuild(lambda: model.build(hyperparameters), stored.weights)
+        n_trained_rows = stored.n_trained_rows
     except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what a foreign description can cause
         msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
         raise ModelRecordError(msg) from error
     cells = Cells(_read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new"), where)
-    posterior = Posterior(network.to(where), cells, seed=seed, batch_size=batch_size)
+    posterior = Posterior(
+        network.to(where), cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows
+    )
     return FittedModel(stored, posterior, data.obs_names)
 
 

@@ -52,11 +52,21 @@ class Answering(Protocol):
 class Posterior:
     """A network and the cells it is asked about.
 
-    `n_samples=None` takes the posterior mean of the latent position, a number that many draws of it.
+    `n_samples=None` takes the posterior mean of the latent position, a number that many draws of it. `n_trained_rows`
+    are the rows that training took, over all epochs: the code it had compiled answers too.
     """
 
-    def __init__(self, network: Answering, cells: Cells, *, seed: int = 0, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        network: Answering,
+        cells: Cells,
+        *,
+        seed: int = 0,
+        batch_size: int | None = None,
+        n_trained_rows: int = 0,
+    ) -> None:
         self.network, self.cells, self.seed, self.batch_size = network, cells, seed, batch_size
+        self.n_trained_rows = n_trained_rows
         self.n_latent: int = network.hyperparameters.n_latent
         self.n_genes: int = network.hyperparameters.n_genes
 
@@ -215,7 +225,8 @@ class Posterior:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         self.network.eval()
-        compiled = kernels.use_for(self.cells.n_cells * self.cells.n_columns)
+        n_rows = max(self.cells.n_cells, self.n_trained_rows)
+        compiled = kernels.use_for(n_rows * self.cells.n_columns)
         threads = working_together(self.cells.n_cells)
         with compiled, threads, private_random(self.cells.device, self.seed), torch.inference_mode():
             yield

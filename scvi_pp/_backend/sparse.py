@@ -62,8 +62,7 @@ class SparseRows:
     @cached_property
     def totals(self) -> Tensor:
         """The sum of each row, (rows,)."""
-        zeros = torch.zeros(self.shape[0], dtype=self.values.dtype, device=self.values.device)
-        return zeros.index_add_(0, self.places.rows, self.values)
+        return torch.segment_reduce(self.values, "sum", offsets=self.places.starts.long(), initial=0)
 
     def log1p(self) -> SparseRows:
         """log(1 + x), which leaves zeros alone."""

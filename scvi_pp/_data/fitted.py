@@ -45,6 +45,12 @@ class Fitted:
     history: dict[str, npt.NDArray[Any]]
     params: dict[str, bool | int | float | str]
 
+    @property
+    def n_trained_rows(self) -> int:
+        """Rows that training took, over all epochs."""
+        n_obs, n_epochs = self.facts["n_obs"], self.facts["n_epochs"]
+        return int(n_obs) * int(n_epochs)  # type: ignore[arg-type]
+
 
 def check_save_model(save_model: object) -> bool | Path:
     """Return `save_model` as a bool or an absolute path that can be written. To be called before any training."""

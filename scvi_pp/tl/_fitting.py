@@ -62,7 +62,8 @@ def fit_and_write(call: Call, sources: Any, hyperparameters: Any, params: dict[s
 
     where = devices.choose(settings.device if call.device is None else call.device)
     network, outcome, cells = _train(call, models.named(call.model), sources, hyperparameters, where, Cells)
-    posterior = Posterior(network, cells, seed=call.seed)
+    trained = call.adata.n_obs * outcome.n_epochs
+    posterior = Posterior(network, cells, seed=call.seed, n_trained_rows=trained)
     obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
     layers = _layers(call, posterior, sources.counts.var_names, layer_key)
     facts = _facts(call, outcome, where)
