@@ -112,9 +112,7 @@ def open_model(
         msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
         raise ModelRecordError(msg) from error
     cells = Cells(_read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new"), where)
-    posterior = Posterior(
-        network.to(where), cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows
-    )
+    posterior = Posterior(network.to(where), cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
     return FittedModel(stored, posterior, data.obs_names)
 
 

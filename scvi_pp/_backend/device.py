@@ -34,6 +34,14 @@ def choose(device: str) -> torch.device:
     return chosen
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a CUDA device has left, what torch keeps for reuse included; None where the host's memory is used."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 @contextmanager
 def private_random(device: torch.device, seed: int) -> Iterator[None]:
     """Seed the draws of the block, and leave the user's random state as it was.

@@ -126,8 +126,8 @@ def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None 
 class _Loop:
     def __init__(self, network: Any, cells: Cells, plan: Plan, facts: dict[str, Any]) -> None:
         self.network, self.cells, self.plan, self.facts = network, cells, plan, facts
-        self.training = torch.tensor(plan.training_rows, device=cells.device)
-        self.validation = torch.tensor(plan.validation_rows, device=cells.device)
+        self.training = torch.tensor(plan.training_rows, device=cells.index_device)
+        self.validation = torch.tensor(plan.validation_rows, device=cells.index_device)
         self.optimizer = SharedAdam(network, weight_decay=plan.weight_decay)
         self.n_steps = n_minibatches(len(plan.training_rows), plan.batch_size)  # of an epoch
         self.one_epoch = self._one_epoch_on_this_device()
@@ -210,15 +210,15 @@ class _Loop:
         return sums
 
     def _one_epoch_on_this_device(self) -> Callable[..., Taken]:
-        if self.cells.device.type == "cpu":
+        if self.cells.device.type == "cpu" or self.cells.come_from_host:
             return self._step_by_step
         return Epochs(self._step, self.network.zero_grad, self.cells, len(self.training), self.n_steps).run
 
     def _step_by_step(
         self, order: Tensor, kl_weights: Sequence[float], learning_rates: Sequence[float], stopped: Callable[[], bool]
     ) -> Taken:
-        """An epoch on the CPU, where threads prepare the next minibatch during a step."""
-        sums, n_taken, n_seen = torch.zeros(2, dtype=torch.float64), 0, 0
+        """An epoch whose minibatches the host prepares, the next one during a step."""
+        sums, n_taken, n_seen = torch.zeros(2, dtype=torch.float64, device=self.cells.device), 0, 0
         minibatches = torch.tensor_split(order, self.n_steps)
         for cells in self.cells.minibatches(minibatches):
             sums += self._step(cells, kl_weights[n_taken], learning_rates[n_taken])

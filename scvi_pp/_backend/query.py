@@ -242,7 +242,7 @@ class Posterior:
     def _each_block(self, work: Callable[[slice, Any], None], *, decoded: bool = True) -> None:
         """Call `work` with every block, several threads each taking the next; nothing may be drawn in it."""
         size, n = self._block_size(decoded=decoded), self.cells.n_cells
-        rows = torch.arange(n, device=self.cells.device)
+        rows = torch.arange(n, device=self.cells.index_device)
 
         def one(number: int) -> None:
             where = slice(number * size, min((number + 1) * size, n))

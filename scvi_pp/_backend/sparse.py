@@ -110,17 +110,29 @@ class PackedRows:
         near = torch.searchsorted(self.large_at, places).clamp(max=len(self.large) - 1)
         return torch.where(self.large_at[near] == places, self.large[near], values)
 
+    @property
+    def n_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    def to(self, device: torch.device) -> PackedRows:
+        """The same rows on a device."""
+        starts, columns, values, large_at, large = (tensor.to(device) for tensor in self._tensors())
+        return PackedRows(starts, columns, values, large_at, large, self.n_columns)
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return self.starts, self.columns, self.values, self.large_at, self.large
+
     @staticmethod
-    def of(matrix: csr_matrix, device: torch.device) -> PackedRows:
-        """The matrix, packed a block at a time."""
+    def of(matrix: csr_matrix) -> PackedRows:
+        """The matrix in host memory, packed a block at a time."""
         columns = matrix.indices.astype(np.uint16 if matrix.shape[1] <= 1 << 16 else np.int32)
         values, large_at, large = _packed(matrix.data)
         return PackedRows(
-            torch.tensor(matrix.indptr, dtype=torch.int64, device=device),
-            torch.from_numpy(columns.view(np.int16) if columns.itemsize == 2 else columns).to(device),
-            torch.from_numpy(values).to(device),
-            torch.from_numpy(large_at).to(device),
-            torch.from_numpy(large).to(device),
+            torch.tensor(matrix.indptr, dtype=torch.int64),
+            torch.from_numpy(columns.view(np.int16) if columns.itemsize == 2 else columns),
+            torch.from_numpy(values),
+            torch.from_numpy(large_at),
+            torch.from_numpy(large),
             matrix.shape[1],
         )
 

@@ -1,6 +1,7 @@
 """How rows become minibatches.
 
-Everything a model reads is put on the device once; counts stay sparse there, and a minibatch is gathered by row.
+Everything a model reads is put on the device once; counts stay sparse there, and a minibatch is gathered by row. Counts
+that the device has no room for stay packed in host memory, and each minibatch is sent while the one before is in use.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from scvi_pp._backend.crew import crew
+from scvi_pp._backend.device import free_memory
 from scvi_pp._backend.kernels.gather_rows import gather
 from scvi_pp._backend.kernels.gather_rows.device import tile
-from scvi_pp._backend.sparse import PackedRows, SparseRows
+from scvi_pp._backend.sparse import PackedRows, Places, SparseRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +29,8 @@ T = TypeVar("T", bound=tuple[Any, ...])
 
 # batch normalisation takes its statistics over the minibatch: one cell has none
 SMALLEST_BATCH = 2
+# of the free memory of a device; the rest is for the network and the minibatch in use
+SHARE_FOR_COUNTS = 0.6
 
 
 class Rows(Protocol):
@@ -60,6 +64,29 @@ class Counts:
         return tile(self.packed, index, self.longest)
 
 
+@dataclass(frozen=True)
+class HostCounts:
+    """Packed counts in host memory, of which the device gets those it is asked about.
+
+    Nothing waits for the device: it fetches from pinned memory when it comes to it, and the host is then busy with the
+    next minibatch.
+    """
+
+    packed: PackedRows
+    device: torch.device
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows, in the order asked for by an index in host memory, float32 (len(index), n_columns)."""
+        rows = gather(self.packed, index)
+        starts, columns, values = map(self._send, (rows.places.starts, rows.places.columns, rows.values))
+        return SparseRows(Places(starts, columns, rows.places.n_columns), values).dense()
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
 class Cells:
     """All cells of a data set on one device, served as minibatches shaped like the model's `Inputs`."""
 
@@ -67,6 +94,9 @@ class Cells:
         self.shape: Any = type(arrays)
         self.device = device
         self.fields: list[Rows | None] = [_place(array, device) for array in arrays]
+        self.come_from_host = any(isinstance(field, HostCounts) for field in self.fields)
+        # where row numbers are to be: with the counts, or the host would wait for the device to say them
+        self.index_device = torch.device("cpu") if self.come_from_host else device
         self.n_columns = sum(array.shape[1] for array in arrays if isinstance(array, csr_matrix))
         self.n_cells = next(array.shape[0] for array in arrays if array is not None)
 
@@ -95,7 +125,7 @@ class Cells:
     def blocks(self, batch_size: int, rows: Tensor | None = None) -> Iterator[tuple[slice, Any]]:
         """Every row in order, `batch_size` at a time: where the block stands, and the block."""
         if rows is None:
-            rows = torch.arange(self.n_cells, device=self.device)
+            rows = torch.arange(self.n_cells, device=self.index_device)
         for start in range(0, len(rows), batch_size):
             where = slice(start, min(start + batch_size, len(rows)))
             yield where, self.minibatch(rows[where])
@@ -116,5 +146,7 @@ def _place(array: csr_matrix | np.ndarray | None, device: torch.device) -> Rows 
         return None
     if isinstance(array, np.ndarray):
         return Dense(torch.tensor(array, device=device))
-    packed = PackedRows.of(array, device)
-    return Counts(packed, int(np.diff(array.indptr).max(initial=0)))
+    packed, free = PackedRows.of(array), free_memory(device)
+    if free is not None and packed.n_bytes > SHARE_FOR_COUNTS * free:
+        return HostCounts(packed, device)
+    return Counts(packed.to(device), int(np.diff(array.indptr).max(initial=0)))

@@ -36,7 +36,7 @@ def csr(matrix: np.ndarray) -> csr_matrix:
 @quickly
 @given(matrices, st.data())
 def test_what_is_packed_comes_back(matrix: np.ndarray, data: st.DataObject):
-    packed = PackedRows.of(csr(matrix), CPU)
+    packed = PackedRows.of(csr(matrix))
     index = data.draw(st.lists(st.integers(0, len(matrix) - 1), max_size=12))
     for form in (cpu, reference):
         found = form.gather(packed, torch.tensor(index, dtype=torch.int64))
@@ -77,7 +77,7 @@ def test_values_of_any_type_are_packed(dtype: str):
 @pytest.mark.parametrize("dtype", [*INTEGERS, "float32", "float64"])
 def test_a_matrix_of_any_type_is_packed(dtype: str):
     matrix = np.array([[0, 3, 0], [1, 0, 100]], dtype=dtype)
-    packed = PackedRows.of(csr(matrix), CPU)
+    packed = PackedRows.of(csr(matrix))
     for form in (cpu, reference):
         np.testing.assert_array_equal(form.gather(packed, torch.tensor([1, 0])).dense(), matrix[[1, 0]])
 
@@ -103,7 +103,7 @@ def test_a_list_of_more_than_an_eighth_is_no_list(n_large: int, dtype: type):
 
 def test_counts_take_three_bytes_each():
     matrix = csr_matrix(np.random.default_rng(0).poisson(0.5, (200, 300)).astype(np.float32))
-    packed = PackedRows.of(matrix, CPU)
+    packed = PackedRows.of(matrix)
     n_bytes = sum(part.numel() * part.element_size() for part in (packed.columns, packed.values, packed.large))
     assert n_bytes == 3 * matrix.nnz
 
@@ -113,7 +113,7 @@ def test_counts_take_three_bytes_each():
 def test_starts_are_64_bit_and_columns_as_narrow_as_they_can_be(n_columns: int, dtype: torch.dtype, index_type: type):
     matrix = csr_matrix((np.ones(2), [0, n_columns - 1], [0, 1, 2]), shape=(2, n_columns))
     matrix.indptr, matrix.indices = matrix.indptr.astype(index_type), matrix.indices.astype(index_type)
-    packed = PackedRows.of(matrix, CPU)
+    packed = PackedRows.of(matrix)
     assert packed.starts.dtype == packed.large_at.dtype == torch.int64
     assert packed.columns.dtype == dtype
     assert reference.gather(packed, torch.tensor([1])).places.columns.tolist() == [n_columns - 1]
@@ -122,13 +122,13 @@ def test_starts_are_64_bit_and_columns_as_narrow_as_they_can_be(n_columns: int, 
 def test_what_is_packed_does_not_follow_the_matrix():
     for value in (3.0, 0.5):  # bytes, and float32
         matrix = csr(np.full((4, 5), value, np.float32))
-        packed = PackedRows.of(matrix, CPU)
+        packed = PackedRows.of(matrix)
         matrix.data[:] = matrix.indices[:] = matrix.indptr[:] = 0
         np.testing.assert_array_equal(reference.gather(packed, torch.arange(4)).dense(), np.full((4, 5), value))
 
 
 def test_a_matrix_without_values_is_packed():
-    packed = PackedRows.of(csr_matrix((3, 4), dtype=np.float32), CPU)
+    packed = PackedRows.of(csr_matrix((3, 4), dtype=np.float32))
     for form in (cpu, reference):
         assert not form.gather(packed, torch.tensor([0, 2])).dense().any()
 

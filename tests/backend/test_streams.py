@@ -10,14 +10,18 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix, random_array
 
-from scvi_pp._backend import kernels
+from scvi_pp._backend import kernels, streams
 from scvi_pp._backend.crew import crew, working_together
-from scvi_pp._backend.sparse import SparseRows
+from scvi_pp._backend.fit import fit
+from scvi_pp._backend.query import Posterior
+from scvi_pp._backend.sparse import PackedRows, SparseRows
 from scvi_pp._backend.streams import Cells, Counts, Dense, in_random_order, n_minibatches
 from tests.backend import small
 
 BATCH_SIZES = (2, 3, 7, 32, 128, 1000)
 
+needs_device = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_device)])
 every_crew = pytest.mark.parametrize("n_threads", [1, 2, 3])
 
 
@@ -141,6 +145,51 @@ def test_a_field_that_is_none_is_not_counted():
 
 def test_dense_rows_keep_their_type():
     assert Dense(torch.arange(5)).rows(torch.tensor([4, 0])).tolist() == [4, 0]
+
+
+# ---- counts that a device has no room for
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "free_memory", lambda _: 100)
+
+
+@every_device
+@pytest.mark.usefixtures("no_room")
+def test_counts_beyond_the_memory_of_a_device_are_sent_a_minibatch_at_a_time(device: str):
+    inputs = small.arrays(n_levels=(2, 3), n_numbers=2)
+    cells = Cells(inputs, torch.device(device))
+    assert cells.come_from_host
+    assert cells.index_device == small.CPU
+    index = torch.tensor([40, 0, 40, 59])
+    minibatch = cells.minibatch(index)
+    assert minibatch.counts.device.type == minibatch.batch.device.type == device
+    np.testing.assert_array_equal(minibatch.counts.cpu(), inputs.counts.toarray()[index])
+    np.testing.assert_array_equal(minibatch.categories.cpu(), inputs.categories[index])
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_counts_go_to_the_device_that_has_room(share: float, monkeypatch: pytest.MonkeyPatch):
+    inputs = small.arrays()
+    n_bytes = PackedRows.of(inputs.counts).n_bytes
+    monkeypatch.setattr(streams, "free_memory", lambda _: share * n_bytes / streams.SHARE_FOR_COUNTS)
+    assert small.cells(inputs).come_from_host == (share < 1)
+
+
+@every_device
+def test_a_fit_from_host_memory_is_the_fit_from_the_device(device: str, monkeypatch: pytest.MonkeyPatch):
+    inputs, where = small.arrays(), torch.device(device)
+    outcomes, latents = [], []
+    for room in (None, 100):
+        monkeypatch.setattr(streams, "free_memory", lambda _, room=room: room)
+        cells, network = Cells(inputs, where), small.network(inputs, dropout_rate=0.0).to(where)
+        assert cells.come_from_host == (room is not None)
+        outcomes.append(fit(network, cells, small.plan()))
+        latents.append(Posterior(network, cells).latent_mean())
+    of_device, of_host = (outcome.history["elbo_validation"] for outcome in outcomes)
+    np.testing.assert_allclose(of_host, of_device, rtol=1e-3)
+    np.testing.assert_allclose(*latents, rtol=1e-2, atol=1e-2)
 
 
 # ---- minibatches of an epoch: while one is in use, another thread gathers the next

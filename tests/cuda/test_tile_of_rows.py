@@ -40,7 +40,7 @@ def packed_rows(values: str, n_columns: int = 60, density: float = 0.4) -> tuple
     draw = random_array(shape, density=density, rng=rng, data_sampler=lambda size: VALUES[values](rng, size))
     matrix = csr_matrix(csr_matrix(draw, dtype=np.float32).multiply((np.arange(N_ROWS) % 9 != 5)[:, None]))
     matrix.eliminate_zeros()
-    return matrix, PackedRows.of(matrix, DEVICE)
+    return matrix, PackedRows.of(matrix).to(DEVICE)
 
 
 def longest(matrix: csr_matrix) -> int:
@@ -71,12 +71,12 @@ def test_every_column_is_reached_however_many_there_are(n_columns: int):
     columns = np.unique([0, n_columns // 2, n_columns - 1])
     n = len(columns)
     matrix = csr_matrix((np.arange(1.0, n + 1), (np.ones(n, int), columns)), shape=(3, n_columns))
-    found = tile(PackedRows.of(matrix, DEVICE), torch.tensor([2, 1], device=DEVICE), n)
+    found = tile(PackedRows.of(matrix).to(DEVICE), torch.tensor([2, 1], device=DEVICE), n)
     np.testing.assert_array_equal(found.cpu().numpy(), matrix.toarray()[[2, 1]])
 
 
 def test_without_any_count_a_tile_is_zeros():
-    packed = PackedRows.of(csr_matrix((4, 3), dtype=np.float32), DEVICE)
+    packed = PackedRows.of(csr_matrix((4, 3), dtype=np.float32)).to(DEVICE)
     for longest in (0, 2):
         found = tile(packed, torch.tensor([3, 0], device=DEVICE), longest)
         assert torch.equal(found, torch.zeros(2, 3, device=DEVICE))

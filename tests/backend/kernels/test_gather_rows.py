@@ -66,7 +66,7 @@ def assert_equal(found: SparseRows, expected: SparseRows) -> None:
 @every_index
 @every_values
 def test_the_machine_code_is_the_reference(values: str, index: str):
-    packed = PackedRows.of(matrix_of(values), CPU)
+    packed = PackedRows.of(matrix_of(values))
     assert packed.values.dtype == VALUES[values][1]
     rows = torch.tensor(INDICES[index], dtype=torch.int64)
     assert_equal(cpu.gather(packed, rows), reference.gather(packed, rows))
@@ -77,7 +77,7 @@ def test_the_machine_code_is_the_reference(values: str, index: str):
 @every_values
 def test_what_is_gathered_is_what_was_packed(values: str, index: str, form: Callable[..., SparseRows]):
     matrix = matrix_of(values)
-    found = form.gather(PackedRows.of(matrix, CPU), torch.tensor(INDICES[index], dtype=torch.int64))
+    found = form.gather(PackedRows.of(matrix), torch.tensor(INDICES[index], dtype=torch.int64))
     assert found.shape == (len(INDICES[index]), 60)
     assert (found.places.starts.dtype, found.places.columns.dtype) == (torch.int32, torch.int32)
     assert found.values.dtype == torch.float32
@@ -90,7 +90,7 @@ def test_large_values_are_found_wherever_they_stand(form: Callable[..., SparseRo
     dense = np.ones((12, 30), np.float32)
     for row, column, value in ((0, 0, 255), (0, 29, 256), (5, 0, 1e6), (5, 1, 0.5), (11, 29, 16_777_216), (7, 3, -2)):
         dense[row, column] = value
-    packed = PackedRows.of(csr_matrix(dense), CPU)
+    packed = PackedRows.of(csr_matrix(dense))
     assert (packed.values.dtype, len(packed.large)) == (torch.uint8, 6)
     index = torch.tensor([11, 5, 0, 7, 5])
     np.testing.assert_array_equal(form.gather(packed, index).dense().numpy(), dense[index])
@@ -106,7 +106,7 @@ def test_the_last_column_is_reached_however_many_there_are(
     columns = np.unique([0, n_columns // 2, n_columns - 1])
     n = len(columns)
     matrix = csr_matrix((np.arange(1.0, n + 1), (np.zeros(n, int), columns)), shape=(3, n_columns))
-    packed = PackedRows.of(matrix, CPU)
+    packed = PackedRows.of(matrix)
     assert packed.columns.dtype == dtype
     found = form.gather(packed, torch.tensor([2, 0]))
     assert found.places.columns.tolist() == columns.tolist()
@@ -142,7 +142,7 @@ def test_the_form_follows_the_choice(monkeypatch: pytest.MonkeyPatch):
     asked = []
     monkeypatch.setattr(cpu, "gather", lambda *_: asked.append("cpu"))
     monkeypatch.setattr(reference, "gather", lambda *_: asked.append("reference"))
-    packed, index = PackedRows.of(csr_matrix(np.eye(3)), CPU), torch.arange(3)
+    packed, index = PackedRows.of(csr_matrix(np.eye(3))), torch.arange(3)
     for choice in ("auto", "analytic", "reference"):
         with kernels.use(choice):
             gather(packed, index)
@@ -150,7 +150,7 @@ def test_the_form_follows_the_choice(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_packed_rows_are_left_as_they_are():
-    packed = PackedRows.of(matrix_of("a few large counts"), CPU)
+    packed = PackedRows.of(matrix_of("a few large counts"))
     parts: list[Tensor] = [packed.starts, packed.columns, packed.values, packed.large_at, packed.large]
     before = [part.clone() for part in parts]
     gathered = gather(packed, torch.arange(N_ROWS))
