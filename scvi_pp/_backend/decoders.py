@@ -12,7 +12,7 @@ from scvi_pp._backend.kernels.softmax_heads import Heads
 from scvi_pp._backend.layers import FullyConnected
 
 if TYPE_CHECKING:
-    from scvi_pp._backend.layers import Norms
+    from scvi_pp._backend.layers import Activation, Norms
 
 
 # of which the logits are held at once when only their sum is wanted
@@ -43,6 +43,7 @@ class ExpressionDecoder(nn.Module):
         sums_to_one: bool,
         has_dispersion: bool,
         has_dropout: bool,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         self.sums_to_one = sums_to_one
@@ -54,6 +55,7 @@ class ExpressionDecoder(nn.Module):
             deeply_inject=deeply_inject,
             norms=norms,
             dropout_rate=0.0,
+            activation=activation,
         )
         self.scale = nn.Linear(n_hidden, n_genes)
         self.log_dispersion = nn.Linear(n_hidden, n_genes) if has_dispersion else None

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from scvi_pp._backend.layers import FullyConnected
 
 if TYPE_CHECKING:
-    from scvi_pp._backend.layers import Norms
+    from scvi_pp._backend.layers import Activation, Norms
     from scvi_pp._backend.sparse import SparseRows
 
 # keeps the posterior from collapsing to a point; the value of the reference implementation
@@ -31,6 +31,7 @@ class GaussianEncoder(nn.Module):
         deeply_inject: bool = False,
         norms: Norms,
         dropout_rate: float,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         self.body = FullyConnected(
@@ -41,6 +42,7 @@ class GaussianEncoder(nn.Module):
             deeply_inject=deeply_inject,
             norms=norms,
             dropout_rate=dropout_rate,
+            activation=activation,
         )
         self.mean = nn.Linear(n_hidden, n_out)
         self.log_variance = nn.Linear(n_hidden, n_out)

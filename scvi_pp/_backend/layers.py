@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from scvi_pp._backend.sparse import SparseRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+Activation = Literal["relu", "leaky_relu"]
 
 
 class Norms(NamedTuple):
@@ -59,14 +62,23 @@ class ConditionalLinear(nn.Module):
 
 
 class Block(nn.Module):
-    """Linear map, normalisation, ReLU, dropout."""
+    """Linear map, normalisation, activation, dropout."""
 
-    def __init__(self, n_in: int, n_out: int, n_levels: Sequence[int], norms: Norms, dropout_rate: float) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_levels: Sequence[int],
+        norms: Norms,
+        dropout_rate: float,
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__()
         self.linear = ConditionalLinear(n_in, n_out, n_levels)
         # eps and momentum as Lopez et al. 2018 trained with; momentum is faster, since our runs are shorter
         self.batch_norm = nn.BatchNorm1d(n_out, eps=1e-3, momentum=0.1) if norms.batch else None
         self.layer_norm = nn.LayerNorm(n_out, elementwise_affine=False) if norms.layer else None
+        self.activation = {"relu": torch.relu, "leaky_relu": F.leaky_relu}[activation]
         self.dropout = nn.Dropout(dropout_rate)
 
     def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Tensor:
@@ -76,7 +88,7 @@ class Block(nn.Module):
             h = self.batch_norm(h)
         if self.layer_norm is not None:
             h = self.layer_norm(h)
-        out: Tensor = self.dropout(torch.relu(h))
+        out: Tensor = self.dropout(self.activation(h))
         return out
 
 
@@ -93,6 +105,7 @@ class FullyConnected(nn.Module):
         deeply_inject: bool = False,
         norms: Norms,
         dropout_rate: float,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
@@ -102,6 +115,7 @@ class FullyConnected(nn.Module):
                 n_levels if depth == 0 or deeply_inject else (),
                 norms,
                 dropout_rate,
+                activation,
             )
             for depth in range(n_layers)
         )

@@ -166,7 +166,7 @@ def test_a_long_row_keeps_its_digits():
 def test_entries_are_evaluated_several_at_once():
     """A condition on a sum is enough to end that, without a word, and the kernel is six times slower."""
     row, cell = np.zeros(8, np.float32), (np.float32(1), np.float32(0))
-    arguments = {cpu.closed_block: (row, cell, row, row, row), cpu.opened_block: (row, row)}
+    arguments = {bernoulli_row.closed_block: (row, cell, row, row, row), cpu.opened_block: (row, row)}
     for block, examples in arguments.items():
         function = numba.njit(fastmath=FAST, error_model="numpy")(block.py_func)
         function(*examples)

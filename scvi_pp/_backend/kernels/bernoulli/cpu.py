@@ -1,11 +1,8 @@
-"""The Bernoulli distribution as machine code: one pass over a row, and one over its open places.
-
-The formulas are those of `analytic.py`. A logit beyond 87 counts as certain, as exponentials end there in float32.
-"""
+"""The Bernoulli distribution as machine code: one pass over a row, and one over its open places."""
 
 from __future__ import annotations
 
-# shared code: 0d8ac0ae003e
+# shared code: c97d893483c6
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -15,34 +12,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scvi_pp._backend.crew import crew
-from scvi_pp._backend.kernels.arithmetic import (
-    ONE,
-    SMALLEST,
-    T1,
-    T2,
-    T3,
-    T4,
-    T5,
-    TWO,
-    ZERO,
-    compiled,
-    exp_negative,
-    inlined,
-    log1p_fraction,
-)
-from scvi_pp._backend.kernels.bernoulli import reference
+from scvi_pp._backend.kernels.arithmetic import ZERO, compiled, inlined
+from scvi_pp._backend.kernels.bernoulli_row import BLOCK, NEVER, NOTHING, closed, missing, split
 
 if TYPE_CHECKING:
     from scvi_pp._backend.sparse import SparseRows
 
     Gradients = tuple[None, Tensor, Tensor | None, Tensor | None]
-
-FARTHEST = np.float32(87)
-NEVER = np.float32(-1000)  # the logit of what cannot be
-LOWEST_N, LOWEST_R = np.float32(-144), np.float32(reference.LOWEST + 144 * math.log(2))  # its powers of two, its rest
-NOTHING, LOG2 = np.float64(0), np.float64(math.log(2))
-BLOCK = 1024  # entries added up in float32 before their sum is added in float64: of a long row digits would be lost
-BITS_OF_ROOT_HALF, EXPONENT_OF_ONE = np.int32(0x3F3504F3), np.int32(127)
 
 
 @compiled
@@ -72,47 +48,6 @@ def rows(starts, columns, x, region_logits, cell_logits, factor_logits, to_facto
 
 
 @inlined
-def fading(logit):  # type: ignore[no-untyped-def]
-    """e^-|logit|; nothing where float32 ends."""
-    size = abs(logit)
-    return ZERO if size > FARTHEST else exp_negative(-size)
-
-
-@inlined
-def split(logit):  # type: ignore[no-untyped-def]
-    """sigmoid(logit) and sigmoid(-logit)."""
-    e = fading(logit)
-    most = ONE / (ONE + e)
-    least = e * most
-    positive = logit >= ZERO
-    return (most if positive else least), (least if positive else most)
-
-
-@inlined
-def missing(logit):  # type: ignore[no-untyped-def]
-    """-log sigmoid(logit)."""
-    return log1p_fraction(fading(logit)) + (ZERO if logit >= ZERO else -logit)
-
-
-@inlined
-def log_rest(rest, p):  # type: ignore[no-untyped-def]
-    """n and r such that log(1 - p) = n log 2 + r, given p and 1 - p; that of the lowest value if 1 - p is nothing.
-
-    As 1 - p = m 2^n with m around 1, r is 2 artanh((m - 1) / (m + 1)); where n is 0, m - 1 is -p. m is a product, not a
-    mask, so that not-a-number stays what it is.
-    """
-    n = np.int32(np.int32(np.float32(rest).view(np.int32) - BITS_OF_ROOT_HALF) >> np.int32(23))
-    m = rest * np.int32((EXPONENT_OF_ONE - n) << np.int32(23)).view(np.float32)
-    above, below = m - ONE, -p
-    q = (below if n == 0 else above) / (m + ONE)
-    q2 = q * q
-    q4 = q2 * q2
-    r = q * ((TWO + q2 * T1) + q4 * ((T2 + q2 * T3) + q4 * (T4 + q2 * T5)))
-    impossible = rest < SMALLEST
-    return (LOWEST_N if impossible else np.float32(n)), (LOWEST_R if impossible else r)
-
-
-@inlined
 def set_aside(columns, x, logits, factor_logits, here, at_region, at_factor):  # type: ignore[no-untyped-def]
     """Take the logits of the open places out of the row, which then has nothing there; how many they are."""
     n = 0
@@ -123,37 +58,6 @@ def set_aside(columns, x, logits, factor_logits, here, at_region, at_factor):  #
             logits[j] = NEVER
             n += 1
     return n
-
-
-@inlined
-def closed(logits, cell, yes, no, slopes):  # type: ignore[no-untyped-def]
-    """As if all were closed: the value and its slope by the cell; the other slopes take the place of the arguments."""
-    value, total = NOTHING, NOTHING
-    for first in range(0, logits.shape[0], BLOCK):
-        block = slice(first, first + BLOCK)
-        n, r, block_total = closed_block(logits[block], cell, yes[block], no[block], slopes[block])
-        value += n * LOG2 + r
-        total += block_total
-    return value, total
-
-
-@inlined
-def closed_block(logits, cell, yes, no, slopes):  # type: ignore[no-untyped-def]
-    """The same for a few regions, the value in two parts: whole powers of two, whose sum is exact, and the rest."""
-    yes_cell, no_cell = cell
-    powers, value, total = ZERO, ZERO, ZERO
-    for j in range(logits.shape[0]):
-        yes_region, no_region = split(logits[j])
-        p = yes_region * (yes_cell * yes[j])
-        rest = no_region + yes_region * (no_cell + yes_cell * no[j])
-        n, r = log_rest(rest, p)
-        powers += n
-        value += r
-        odds = ZERO if rest < SMALLEST else p / rest
-        total -= odds * no_cell
-        slopes[j] = -odds * no[j]
-        logits[j] = -odds * no_region
-    return powers, value, total
 
 
 @inlined
@@ -189,8 +93,8 @@ class Work:
     ) -> None:
         self.counts, self.region = counts, region_logits
         n_cells, n_regions = counts.shape
-        self._cell_logits = _row(cell_logits, n_cells)
-        self._factor_logits = _row(factor_logits, n_regions)
+        self._cell_logits = row_of_logits(cell_logits, n_cells)
+        self._factor_logits = row_of_logits(factor_logits, n_regions)
         self.values, self.to_cell = torch.empty(n_cells), torch.empty(n_cells)
         self.to_factor = torch.empty(0 if factor_logits is None else n_cells, n_regions)
 
@@ -209,7 +113,7 @@ class Work:
         )
 
 
-def _row(logits: Tensor | None, n: int) -> Tensor:
+def row_of_logits(logits: Tensor | None, n: int) -> Tensor:
     """The logits one after the other; those of a factor of one are infinite."""
     return torch.full((n,), math.inf) if logits is None else logits.detach().reshape(-1).contiguous()
 

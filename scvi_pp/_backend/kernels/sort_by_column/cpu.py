@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: 0d8ac0ae003e
+# shared code: c97d893483c6
 from typing import TYPE_CHECKING
 
 import torch
