@@ -74,13 +74,16 @@ class ExpressionDecoder(nn.Module):
         """The first head alone, (cells, genes)."""
         return self._log_scale(self.body(z, codes))
 
-    def expression(self, z: Tensor, codes: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    def expression(
+        self, z: Tensor, codes: Tensor | None = None, columns: Tensor | None = None, *, biased: bool = True
+    ) -> Tensor:
         """The exponential of `log_scale`, (cells, genes), or of some genes alone, (cells, columns).
 
-        The shares of some genes are exact: all genes count for what they add up to, a block of genes at a time.
+        The shares of some genes are exact: all genes count for what they add up to, a block of genes at a time. Without
+        the bias, what all cells have in common is left out.
         """
         h = self.body(z, codes)
-        weight, bias = self.scale.weight, self.scale.bias
+        weight, bias = self.scale.weight, self.scale.bias if biased else torch.zeros_like(self.scale.bias)
         if columns is None:
             logits = F.linear(h, weight, bias)
             return torch.softmax(logits, dim=1) if self.sums_to_one else F.softplus(logits)
@@ -100,6 +103,42 @@ class ExpressionDecoder(nn.Module):
     def _log_scale(self, h: Tensor) -> Tensor:
         logits = self.scale(h)
         return torch.log_softmax(logits, dim=1) if self.sums_to_one else log_softplus(logits)
+
+
+class AccessibilityDecoder(nn.Module):
+    """Latent position and covariates -> the logit that each region is open in such a cell."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_regions: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        n_levels: tuple[int, ...],
+        deeply_inject: bool,
+        norms: Norms,
+    ) -> None:
+        super().__init__()
+        self.body = FullyConnected(
+            n_in,
+            n_hidden,
+            n_layers,
+            n_levels=n_levels,
+            deeply_inject=deeply_inject,
+            norms=norms,
+            dropout_rate=0.0,
+            activation="leaky_relu",
+        )
+        self.logits = nn.Linear(n_hidden, n_regions)
+
+    def forward(self, z: Tensor, codes: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """z (cells, n_in), codes (cells, n_categories) -> (cells, regions), or (cells, columns) of some alone."""
+        h = self.body(z, codes)
+        if columns is None:
+            out: Tensor = self.logits(h)
+            return out
+        return F.linear(h, self.logits.weight[columns], self.logits.bias[columns])
 
 
 def log_softplus(x: Tensor) -> Tensor:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from scvi_pp._backend.layers import FullyConnected
+from scvi_pp._backend.layers import FullyConnected, Norms
 
 if TYPE_CHECKING:
-    from scvi_pp._backend.layers import Activation, Norms
+    from scvi_pp._backend.layers import Activation
     from scvi_pp._backend.sparse import SparseRows
 
-# keeps the posterior from collapsing to a point; the value of the reference implementation
+# keeps the posterior from collapsing to a point; the value of the reference implementation of scVI
 SMALLEST_VARIANCE = 1e-4
+
+
+class Posterior(NamedTuple):
+    """What the encoders say of each cell."""
+
+    q_z: Normal  # over (cells, n_latent), before the softmax of "ln"
+    q_library: Normal | None  # over (cells, 1) log library size, where it is hidden
+    library: Tensor  # (cells, 1) log library size: observed, or the posterior mean
 
 
 class GaussianEncoder(nn.Module):
@@ -52,3 +60,20 @@ class GaussianEncoder(nn.Module):
         h = self.body(x, codes, more)
         variance = self.log_variance(h).exp() + SMALLEST_VARIANCE
         return Normal(self.mean(h), variance.sqrt(), validate_args=False)
+
+
+class ScalarEncoder(nn.Module):
+    """One number read off each cell, such as how deeply it was sequenced."""
+
+    def __init__(self, n_in: int, *, n_hidden: int, n_layers: int, n_levels: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        norms = Norms(batch=False, layer=True)
+        self.body = FullyConnected(
+            n_in, n_hidden, n_layers, n_levels=n_levels, norms=norms, dropout_rate=0.0, activation="leaky_relu"
+        )
+        self.number = nn.Linear(n_hidden, 1)
+
+    def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Tensor:
+        """x (cells, n_in) -> (cells, 1); `more` columns may follow those of x."""
+        out: Tensor = self.number(self.body(x, codes, more))
+        return out

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from scvi_pp._backend.kernels import negative_binomial, poisson, zero_inflated_negative_binomial
+from scvi_pp._backend.kernels import bernoulli, negative_binomial, poisson, zero_inflated_negative_binomial
 from scvi_pp._backend.kernels.counts import dense
 
 if TYPE_CHECKING:
@@ -125,6 +125,39 @@ class ZeroInflatedNegativeBinomial:
     def parameters(self) -> dict[str, Tensor]:
         """Name -> (cells, genes); the mean is that of the negative binomial part."""
         return {**self.expressed.parameters(), "dropout": torch.sigmoid(self.dropout_logits)}
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Whether a region of chromatin is seen open: it is, the cell was sequenced deeply enough, and it can be seen."""
+
+    region_logits: Tensor  # (cells, regions)
+    cell_logits: Tensor | None  # (cells, 1); None is a factor of one
+    factor_logits: Tensor | None  # (regions,); None is a factor of one
+
+    @property
+    def mean(self) -> Tensor:
+        probability = torch.sigmoid(self.region_logits)
+        for logits in (self.cell_logits, self.factor_logits):
+            if logits is not None:
+                probability = probability * torch.sigmoid(logits)
+        return probability
+
+    def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor:
+        """Sum over regions, (cells,)."""
+        return bernoulli.log_likelihood(counts, self.region_logits, self.cell_logits, self.factor_logits)
+
+    def sample(self) -> Tensor:
+        """One posterior predictive draw of zeros and ones, (cells, regions)."""
+        return torch.bernoulli(self.mean)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Name -> (cells, regions)."""
+        return {"probability": self.mean}
+
+    def sample_denoised(self) -> Tensor:
+        """The probability itself: there is no spread behind it."""
+        return self.mean
 
 
 @dataclass(frozen=True)

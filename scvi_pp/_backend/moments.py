@@ -53,6 +53,16 @@ def expression_moments(cells: Cells, rows: Tensor, *, block: int = 4096) -> Mome
     )
 
 
+def open_share(cells: Cells, rows: Tensor, *, block: int = 4096) -> Tensor:
+    """The share of cells in which each region is open, float32 (regions,)."""
+    n_regions = cells.minibatch(rows[:1]).counts.shape[1]
+    n_open = torch.zeros(n_regions, dtype=torch.int64, device=cells.device)
+    for _, cell in cells.blocks(block, rows):
+        (_, region), x = at_counts(cell.counts, torch.float32)
+        n_open += torch.bincount(region[x > 0], minlength=n_regions)
+    return n_open.float() / len(rows)
+
+
 def library_moments(cells: Cells, rows: Tensor, n_batches: int, *, block: int = 4096) -> tuple[Tensor, Tensor]:
     """Mean and variance of the log total count of each batch, (n_batches,) each; 0 and 1 where a batch is empty.
 

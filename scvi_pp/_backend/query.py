@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class Answering(Protocol):
 
     hyperparameters: Any
 
+    @property
+    def n_features(self) -> int: ...
     def eval(self) -> Any: ...
     def encode(self, cells: Any) -> Any: ...
     def latent(self, position: Tensor) -> Tensor: ...
@@ -47,6 +49,14 @@ class Answering(Protocol):
     def expression(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
     def elbo(self, cells: Any) -> Elbo: ...
     def log_importance_weight(self, posterior: Any, cells: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class Regional(Protocol):
+    """What a network of chromatin can do besides."""
+
+    def expression_with_regions(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
+    def factor_of_regions(self) -> Tensor: ...
 
 
 class Posterior:
@@ -68,7 +78,7 @@ class Posterior:
         self.network, self.cells, self.seed, self.batch_size = network, cells, seed, batch_size
         self.n_trained_rows = n_trained_rows
         self.n_latent: int = network.hyperparameters.n_latent
-        self.n_genes: int = network.hyperparameters.n_genes
+        self.n_features: int = network.n_features
 
     # ---- where cells are
 
@@ -116,23 +126,25 @@ class Posterior:
         library_size: float | None,
         batches: Sequence[int] | None,
         n_samples: int | None,
+        with_regions: bool = False,
     ) -> np.ndarray:
         """Fill `out` (cells, width) with expression at a library size (None: that of the cell).
 
-        `columns` are the genes asked for (None: all), `into` the columns of `out` they go to (None: all, in order).
+        `with_regions` leaves in what is peculiar to each region of chromatin. `columns` are the genes asked for (None: all), `into` the columns of `out` they go to (None: all, in order).
         Means over draws and batches are kept running, so memory does not grow with either.
         """
         passes = list(batches) if batches is not None else [None]
         share = 1 / (len(passes) * (n_samples or 1))
         target = slice(None) if into is None else into
         wanted = None if columns is None else torch.as_tensor(columns, device=self.cells.device)
+        expression = self._regional().expression_with_regions if with_regions else self.network.expression
 
         def fill(sample: int | None, noise: Tensor | None, where: slice, cells: Any) -> None:
             z, library = self._position(cells, None if noise is None else noise[where])
             size = library.exp() if library_size is None else torch.full_like(library, library_size)
             total: Any = 0.0
             for batch in passes:
-                total = total + self.network.expression(z, _moved(cells, batch), wanted)
+                total = total + expression(z, _moved(cells, batch), wanted)
             values = _host(total.mul_(size * share))
             if sample in (None, 0):
                 out[where, target] = values
@@ -175,7 +187,7 @@ class Posterior:
     ) -> np.ndarray:
         """Draws of the rate behind the counts at one library size, (n_samples * cells, genes)."""
         n_cells = self.cells.n_cells
-        out = np.empty((n_samples * n_cells, self.n_genes if columns is None else len(columns)), np.float32)
+        out = np.empty((n_samples * n_cells, self.n_features if columns is None else len(columns)), np.float32)
         with self._asking():
             for sample in range(n_samples):
                 for where, cells, z, library in self._positions(sample, drawing=True):
@@ -193,6 +205,18 @@ class Posterior:
                 posterior = self.network.encode(cells)
                 out[where] = _host(_log_expected_library(posterior).exp())[:, 0]
         return out
+
+    def region_factors(self) -> np.ndarray | None:
+        """What is peculiar to each region of chromatin, (regions,); None of a model without regions."""
+        if not isinstance(self.network, Regional):
+            return None
+        with self._asking():
+            return _host(self.network.factor_of_regions())
+
+    def _regional(self) -> Regional:
+        if not isinstance(self.network, Regional):
+            raise TypeError(f"{type(self.network).__module__} has no regions.")
+        return self.network
 
     # ---- how well they are explained
 
@@ -235,7 +259,7 @@ class Posterior:
         return self.cells.blocks(self._block_size(decoded=decoded, drawing=drawing))
 
     def _block_size(self, *, decoded: bool, drawing: bool = False) -> int:
-        entries = self.n_genes * (4 if decoded else 1)
+        entries = self.n_features * (4 if decoded else 1)
         own = max(2, min(LARGEST_BLOCK, BLOCK_ENTRIES // entries))
         return own if drawing else self.batch_size or own
 

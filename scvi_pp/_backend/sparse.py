@@ -68,6 +68,10 @@ class SparseRows:
         """log(1 + x), which leaves zeros alone."""
         return SparseRows(self.places, self.values.log1p())
 
+    def sign(self) -> SparseRows:
+        """1 where there are counts."""
+        return SparseRows(self.places, self.values.sign())
+
     def dense(self) -> Tensor:
         """(rows, columns)."""
         out = torch.zeros(self.shape, dtype=self.values.dtype, device=self.values.device)

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scvi_pp import datasets, settings
 from scvi_pp._errors import ScviPPError
-from scvi_pp.datasets import _simulate_rna
+from scvi_pp.datasets import _simulation
 
 # Measured on the 2,000 genes of highest variance in: PBMC 3k (2,700 cells), PBMC 4k with ambient RNA (2,170), a
 # published choice of PBMC 4k genes (4,271), and a subset of Kang et al. 2018 (2,000), all UMI counts from 10x
@@ -228,7 +228,7 @@ def test_shallow_sequencing_gives_nine_zeros_in_ten():
 
 
 def test_blocks_do_not_show_and_memory_stays_near_the_result(monkeypatch):
-    monkeypatch.setattr(_simulate_rna, "BLOCK_VALUES", 50_000)
+    monkeypatch.setattr(_simulation, "BLOCK_VALUES", 50_000)
     tracemalloc.start()
     try:
         adata = datasets.simulate_rna(10_000, 1000, library_size=200)

@@ -10,7 +10,7 @@ from scvi_pp._errors import ModelRecordError
 if TYPE_CHECKING:
     from types import ModuleType
 
-NAMES = ("scvi",)
+NAMES = ("scvi", "peakvi", "poissonvi")
 
 
 def named(name: str) -> ModuleType:

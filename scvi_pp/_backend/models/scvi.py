@@ -24,10 +24,10 @@ from torch.distributions import Normal
 
 from scvi_pp._backend import priors
 from scvi_pp._backend.decoders import ExpressionDecoder, inverse_softplus
-from scvi_pp._backend.encoders import GaussianEncoder
+from scvi_pp._backend.encoders import GaussianEncoder, Posterior
 from scvi_pp._backend.kernels import softmax_heads
 from scvi_pp._backend.kernels.counts import totals
-from scvi_pp._backend.layers import Norms
+from scvi_pp._backend.layers import Activation, Norms
 from scvi_pp._backend.likelihoods import (
     Gaussian,
     Likelihood,
@@ -82,6 +82,7 @@ class Hyperparameters:
     n_batch_embedding: int = 5
     use_batch_norm: Where = "both"
     use_layer_norm: Where = "none"
+    activation: Activation = "relu"
 
     @property
     def has_latent_library(self) -> bool:
@@ -94,14 +95,6 @@ class Hyperparameters:
     def norms(self, part: Literal["encoder", "decoder"]) -> Norms:
         """The normalisations of one part of the network."""
         return Norms(self.use_batch_norm in (part, "both"), self.use_layer_norm in (part, "both"))
-
-
-class Posterior(NamedTuple):
-    """What the encoder says of each cell."""
-
-    q_z: Normal  # over (cells, n_latent), before the softmax of "ln"
-    q_library: Normal | None  # over (cells, 1) log library size, where it is hidden
-    library: Tensor  # (cells, 1) log library size: observed, or the posterior mean
 
 
 class Network(nn.Module):
@@ -126,6 +119,7 @@ class Network(nn.Module):
                 deeply_inject=hp.deeply_inject_covariates,
                 norms=hp.norms("encoder"),
                 dropout_rate=hp.dropout_rate,
+                activation=hp.activation,
             )
 
         self.encoder = encoder(hp.n_latent, hp.n_layers)
@@ -141,6 +135,7 @@ class Network(nn.Module):
             sums_to_one=not hp.has_size_factor,
             has_dispersion=hp.dispersion == "gene-cell" and hp.gene_likelihood != "poisson",
             has_dropout=hp.gene_likelihood == "zinb",
+            activation=hp.activation,
         )
         self.log_dispersion = self._dispersion_table()
         if hp.has_latent_library:
@@ -154,6 +149,10 @@ class Network(nn.Module):
             return None
         n_rows = {"gene": 1, "gene-batch": hp.n_batches, "gene-label": hp.n_labels}[hp.dispersion]
         return nn.Parameter(torch.randn(n_rows, hp.n_genes))
+
+    @property
+    def n_features(self) -> int:
+        return self.hyperparameters.n_genes
 
     # ---- the posterior
 
@@ -198,9 +197,11 @@ class Network(nn.Module):
         """Log share of each gene, (cells, genes): expression freed from library size."""
         return self.decoder.log_scale(*self._decoder_inputs(z, cells))
 
-    def expression(self, z: Tensor, cells: Inputs[Tensor], columns: Tensor | None = None) -> Tensor:
+    def expression(
+        self, z: Tensor, cells: Inputs[Tensor], columns: Tensor | None = None, *, biased: bool = True
+    ) -> Tensor:
         """Share of each gene, or of those of `columns` alone, (cells, columns); per unit of size factor, if given."""
-        return self.decoder.expression(*self._decoder_inputs(z, cells), columns)
+        return self.decoder.expression(*self._decoder_inputs(z, cells), columns, biased=biased)
 
     def log_likelihood(self, z: Tensor, library: Tensor, cells: Inputs[Tensor]) -> Tensor:
         """log p(x | z), (cells,): that of `decode`, with the last layer and the likelihood taken together."""
