@@ -10,20 +10,27 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 KEY = """\
 key
-    Which fitted model: its name in `adata.uns` (the `key_added` of the fit)."""
+    Which fitted model: its name in `adata.uns` (the `key_added` of the fit). The only one there is, by default."""
 
 ADATA_NEW = """\
 adata_new
-    Ask about these cells instead of those of `adata`. Genes are matched by name, nothing is trained."""
+    Ask about these cells instead of those of `adata`. Genes and regions are matched by name, nothing is trained."""
 
-GENES = """\
-genes
-    Names of the genes to return, in this order. All modelled genes by default."""
+FEATURES = """\
+genes, regions
+    Names of the genes to return, in this order, or of the regions if the model is one of chromatin; give one of the
+    two. All that were modelled by default."""
 
 TRANSFORM_BATCH = """\
 transform_batch
     Ask what would be seen had every cell been measured in this batch; a list averages over several. By default each
     cell stays in its own batch."""
+
+NORMALIZE = """\
+normalize_cells, normalize_regions
+    For models of chromatin, whose values are freed of what is peculiar to the cell and to the region: bring the factor
+    of each cell (as `library_size="latent"` does), or of each region (`get.region_factors`), back in. With both, what
+    the model expects to be measured."""
 
 N_SAMPLES = """\
 n_samples
@@ -40,26 +47,27 @@ batch_size
     Cells looked at together. It changes memory and speed, not results; chosen for you by default. What is drawn from
     the likelihood or the bound is drawn in blocks of one fixed size, whatever is given here."""
 
+# of which the numbers are filled in for each model (`tl._training.documented_for`)
 TRAINING = """\
 max_epochs
     Passes through the training cells; also what the learning rate and the KL warm-up are stretched over. By default
     chosen from the number of cells.
 batch_size
-    Cells per training step, 128 by default.
+    Cells per training step, {batch_size} by default.
 learning_rate
-    The largest step size of Adam, 0.03 by default; it rises at the start and falls to zero at the end.
+    The largest step size of Adam, {learning_rate:g} by default; it rises at the start and falls to zero at the end.
 weight_decay
-    L2 penalty on weights and dispersions, 3e-4 by default; biases have none.
+    L2 penalty on all that is learned but biases, {weight_decay:g} by default.
 kl_warmup
-    Share of the run over which the weight of the KL term rises from 0 to `kl_weight`, 0.1 by default.
+    Share of the run over which the weight of the KL term rises from 0 to `kl_weight`, {kl_warmup:g} by default.
 kl_weight
-    The final weight of the KL term, 1 by default (the ELBO itself).
+    The final weight of the KL term, {kl_weight:g} by default (1 is the ELBO itself).
 early_stopping
     End when the held-out ELBO has not improved for `patience` epochs. The best weights are kept in any case.
 patience
     Epochs to wait; by default a fifth of the run and at least 10.
 validation_size
-    Share of cells held out to measure the ELBO, 0.1 by default.
+    Share of cells held out to measure the ELBO, {validation_size:g} by default.
 validation_indices
     The cells to hold out instead: positions or a boolean mask.
 precision

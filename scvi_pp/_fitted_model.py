@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scvi_pp._data.fitted import from_record
+from scvi_pp._data.fitted import from_record, model_key
 from scvi_pp._data.read import check_anndata, read
+from scvi_pp._data.sources import Share
 from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError, did_you_mean, listing
 from scvi_pp._settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -23,43 +24,98 @@ if TYPE_CHECKING:
     from scvi_pp._data.fitted import Fitted
 
 
+def kind_of_features(hyperparameters: Mapping[str, Any]) -> Literal["genes", "regions"]:
+    """What a model's features are called: regions if it is one of chromatin."""
+    return "regions" if "n_regions" in hyperparameters else "genes"
+
+
+def check_region_factors(stored: Fitted, key: str, asked: str) -> None:
+    """Refuse to ask a model for the factors of its regions if it has none."""
+    if kind_of_features(stored.hyperparameters) == "genes":
+        msg = f"{asked} needs a model of chromatin: uns['{key}'] is a {stored.model} of genes, which have no such factors."
+        raise InputError(msg)
+    if stored.hyperparameters.get("region_factors") is False:
+        msg = f"{asked}: uns['{key}'] was fitted with region_factors=False and has none. Fit again with them."
+        raise InputError(msg)
+
+
 @dataclass(frozen=True)
 class FittedModel:
     """The stored model, and its posterior on the cells that were asked about."""
 
+    key: str
     stored: Fitted
     posterior: Posterior
     obs_names: pd.Index
 
     @property
-    def genes(self) -> tuple[str, ...]:
-        """The modelled genes, in the order of the network."""
+    def features(self) -> tuple[str, ...]:
+        """The modelled genes or regions, in the order of the network."""
         names: tuple[str, ...] = self.stored.sources["counts"].var_names  # type: ignore[attr-defined]
         return names
 
-    def columns(self, genes: Sequence[str] | str | None) -> np.ndarray | None:
-        """Where genes stand among those of the network; None stays None, which means all."""
-        if genes is None:
+    @property
+    def has_shares(self) -> bool:
+        """Whether cells have a factor of at most one rather than a library size."""
+        return isinstance(self.stored.sources.get("size_factor"), Share)
+
+    def columns(
+        self, genes: Sequence[str] | str | None, regions: Sequence[str] | str | None = None
+    ) -> np.ndarray | None:
+        """Where genes or regions stand among those of the network; None stays None, which means all."""
+        if genes is not None and regions is not None:
+            raise InputError("Give genes or regions, not both.")
+        if genes is None and regions is None:
             return None
-        if not isinstance(genes, Iterable):
-            raise InputError(f"genes={genes!r} must be the name of a gene or a list of names.")
-        wanted = [genes] if isinstance(genes, str) else list(genes)
-        if any(isinstance(gene, bool | np.bool_) for gene in wanted):
-            raise InputError("genes takes names, not a mask: use genes=adata.var_names[mask].")
-        wanted = [str(gene) for gene in wanted]
-        if not wanted:
-            raise InputError("genes is empty. Name at least one gene, or leave it out for all.")
-        place = {gene: column for column, gene in enumerate(self.genes)}
-        unknown = [gene for gene in wanted if gene not in place]
+        kind = kind_of_features(self.stored.hyperparameters)
+        if regions is not None and kind == "genes":
+            raise InputError(f"regions is for models of chromatin: uns['{self.key}'] models genes. Give genes=.")
+        word, wanted = ("genes", genes) if regions is None else ("regions", regions)
+        return self._places(word, _names(word, wanted), kind)
+
+    def _places(self, word: str, wanted: list[str], kind: str) -> np.ndarray:
+        place = {name: column for column, name in enumerate(self.features)}
+        unknown = [name for name in wanted if name not in place]
         if unknown:
-            near = did_you_mean(unknown[0], self.genes)
-            msg = f"genes names {listing(unknown, quoted=True)}, which the model was not fitted to.{near}"
-            raise InputError(f"{msg} It knows {len(self.genes)} genes.")
-        return np.array([place[gene] for gene in wanted])
+            near = did_you_mean(unknown[0], self.features)
+            msg = f"{word} names {listing(unknown, quoted=True)}, which the model was not fitted to.{near}"
+            raise InputError(f"{msg} It knows {len(self.features)} {kind}.")
+        return np.array([place[name] for name in wanted])
 
     def named(self, columns: np.ndarray | None) -> list[str]:
         """The names of columns."""
-        return list(self.genes) if columns is None else [self.genes[column] for column in columns]
+        return list(self.features) if columns is None else [self.features[column] for column in columns]
+
+    def denoising(
+        self,
+        *,
+        library_size: float | None,
+        normalize_cells: bool,
+        normalize_regions: bool,
+        transform_batch: object,
+        n_samples: int | None,
+    ) -> dict[str, Any]:
+        """How the posterior is to be asked for denoised values."""
+        if normalize_regions:
+            check_region_factors(self.stored, self.key, "normalize_regions=True")
+        return {
+            "library_size": self._library_size(library_size, normalize_cells),
+            "with_regions": normalize_regions,
+            "batches": self.batches(transform_batch),
+            "n_samples": n_samples,
+        }
+
+    def _library_size(self, given: float | None, normalize_cells: bool) -> float | None:
+        """The library size to ask at, None for that of the cell."""
+        if normalize_cells and kind_of_features(self.stored.hyperparameters) == "genes":
+            msg = f"normalize_cells is for models of chromatin: uns['{self.key}'] models genes."
+            raise InputError(f"{msg} library_size='latent' takes each cell's own library size.")
+        if normalize_cells and given not in (None, 1.0):
+            raise InputError(f"library_size={given:g} and normalize_cells=True, each cell's own: give one of the two.")
+        if given is not None and given > 1 and self.has_shares:
+            msg = f"library_size={given:g}: cells of uns['{self.key}'] have a factor of at most 1 and no library size."
+            raise InputError(f"{msg} Leave it out, or take 'latent' for each cell's own factor.")
+        return None if normalize_cells else given
 
     def batches(self, transform_batch: object) -> list[int] | None:
         """The codes of one batch or a list of them; None stays None, which means each cell's own."""
@@ -77,9 +133,21 @@ class FittedModel:
         return [source.code(level) for level in levels]
 
 
+def _names(word: str, wanted: object) -> list[str]:
+    """The names that an argument lists."""
+    if not isinstance(wanted, Iterable):
+        raise InputError(f"{word}={wanted!r} must be the name of a {word[:-1]} or a list of names.")
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if any(isinstance(name, bool | np.bool_) for name in names):
+        raise InputError(f"{word} takes names, not a mask: use {word}=adata.var_names[mask].")
+    if not names:
+        raise InputError(f"{word} is empty. Name at least one {word[:-1]}, or leave it out for all.")
+    return [str(name) for name in names]
+
+
 def open_model(
     adata: AnnData,
-    key: str,
+    key: str | None,
     *,
     verb: str,
     adata_new: AnnData | None = None,
@@ -87,13 +155,14 @@ def open_model(
     batch_size: int | None = None,
     device: str | None = None,
 ) -> FittedModel:
-    """Rebuild the network stored in `adata.uns[key]` and put the cells before it."""
+    """Rebuild the network stored in `adata.uns[key]` (None: the only one) and put the cells before it."""
     check_anndata(adata, verb=verb)
     data = adata if adata_new is None else adata_new
     check_anndata(data, verb=verb)
     is_size = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
     if batch_size is not None and (not is_size or batch_size < 1):
         raise InputError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
+    key = model_key(adata.uns, key)
     stored = from_record(adata.uns, key)
 
     from scvi_pp._backend import device as devices
@@ -113,7 +182,7 @@ def open_model(
         raise ModelRecordError(msg) from error
     cells = Cells(_read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new"), where)
     posterior = Posterior(network.to(where), cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
-    return FittedModel(stored, posterior, data.obs_names)
+    return FittedModel(key, stored, posterior, data.obs_names)
 
 
 def _read(data: AnnData, sources: Any, stored: Fitted, verb: str, name: str) -> Any:

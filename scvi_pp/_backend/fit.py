@@ -1,7 +1,7 @@
 """The one training loop.
 
-Every epoch ends in a state that is kept whole: the best weights by held-out ELBO, the last good weights to fall back on
-when a loss is not finite, and on request a file to continue from. What is drawn in an epoch depends on the seed and the
+Every epoch ends in a state that is kept whole: the best weights by held-out ELBO, which training also falls back on when a
+loss is not finite, and on request a file to continue from. What is drawn in an epoch depends on the seed and the
 number of the epoch alone, so a continued run and an uninterrupted one are the same to the last bit on the CPU.
 """
 
@@ -26,9 +26,10 @@ from scvi_pp._backend.device import Precision, matrix_products, private_random, 
 from scvi_pp._backend.graph import Epochs, Taken
 from scvi_pp._backend.optimizer import SharedAdam
 from scvi_pp._backend.schedule import Schedule
+from scvi_pp._backend.scratch import keeping_scratch
 from scvi_pp._backend.stop import StopButton
 from scvi_pp._backend.streams import in_random_order, n_minibatches
-from scvi_pp._backend.weights import snapshot
+from scvi_pp._backend.weights import remember, snapshot
 from scvi_pp._errors import TrainingError
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def fit(network: Any, cells: Cells, plan: Plan, *, facts: dict[str, Any] | None 
     compiled = kernels.use_for(len(plan.training_rows) * plan.max_epochs * cells.n_columns)
     on_cpu = cells.device.type == "cpu"  # another device shares a step by itself
     threads, products = working_together(plan.batch_size if on_cpu else 0), matrix_products(plan.precision)
-    with compiled, threads, products, private_random(cells.device, plan.seed), StopButton() as button:
+    alone = private_random(cells.device, plan.seed)
+    with compiled, threads, products, keeping_scratch(), alone, StopButton() as button:
         loop = _Loop(network, cells, plan, {**(facts or {}), **plan.facts()})
         loop.begin()
         ended = loop.run_all(button)
@@ -132,7 +134,6 @@ class _Loop:
         self.n_steps = n_minibatches(len(plan.training_rows), plan.batch_size)  # of an epoch
         self.one_epoch = self._one_epoch_on_this_device()
         self.run = Run()
-        self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
 
     # ---- the run
@@ -143,7 +144,7 @@ class _Loop:
             self._resume(path)
         else:
             self.network.start_from(self.cells, self.training)
-        self.good = self._state()
+            self.best = snapshot(self.network)
 
     def run_all(self, button: StopButton) -> str:
         bar = tqdm(
@@ -166,8 +167,7 @@ class _Loop:
         return "budget"
 
     def end(self) -> None:
-        if self.best:
-            self.network.load_state_dict(self.best)
+        self.network.load_state_dict(self.best)
         self.network.eval()
 
     def _one_epoch(self, button: StopButton) -> str:
@@ -180,7 +180,6 @@ class _Loop:
         self._accept(record)
         if button.pressed:
             return "stopped"
-        self.good = self._state()
         self._save()
         return ""
 
@@ -250,11 +249,12 @@ class _Loop:
         if held_out is None or held_out > self.run.best_elbo:  # without held-out cells the last epoch is the best
             self.run.best_elbo = record["elbo_train"] if held_out is None else held_out
             self.run.best_epoch = self.run.epoch
-            self.best = snapshot(self.network)
+            remember(self.network, self.best)
 
     def _has_finite_weights(self) -> bool:
         """Whether the last step, which no loss of this epoch has seen, was sound too."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.network.state_dict().values())
+        sums = [tensor.sum().double() for tensor in self.network.state_dict().values()]
+        return bool(torch.isfinite(torch.stack(sums)).all())
 
     def _has_converged(self) -> bool:
         waited = self.run.epoch - self.run.best_epoch
@@ -263,8 +263,8 @@ class _Loop:
     # ---- setbacks
 
     def _fall_back(self) -> str:
-        """Return to the last good state with half the learning rate; too often, and the best so far must do."""
-        self._restore(self.good)
+        """Go on from the best weights so far with half the learning rate; too often, and they must do."""
+        self._restore(self.best, {})
         self.run.setbacks += 1
         self.run.slowdown /= 2
         if self.run.setbacks > MAX_SETBACKS:
@@ -276,7 +276,7 @@ class _Loop:
                 return "diverged"
             raise Diverged(self._offending_rows())
         _logging.warning(
-            f"The loss was not finite in epoch {self.run.epoch + 1}: back to the last good weights, "
+            f"The loss was not finite in epoch {self.run.epoch + 1}: back to the best weights so far, "
             f"learning rate {self.plan.learning_rate * self.run.slowdown:.2g}."
         )
         return ""
@@ -291,13 +291,9 @@ class _Loop:
 
     # ---- states
 
-    def _state(self) -> dict[str, Tensor]:
-        state = {f"network.{name}": tensor for name, tensor in snapshot(self.network).items()}
-        return state | {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self.network.load_state_dict(dict(_within(state, "network.")))
-        self.optimizer.restore(dict(_within(state, "optimizer.")))
+    def _restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        self.network.load_state_dict(weights)
+        self.optimizer.restore(moments)
         self.one_epoch = self._one_epoch_on_this_device()  # recordings would write to the moments of before
 
     def _save(self) -> None:
@@ -305,15 +301,19 @@ class _Loop:
         is_last = self.run.epoch == self.plan.max_epochs or self._has_converged()
         if path is None or not (is_last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS):
             return
-        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
-        checkpoint.write(path, {**self.good, **best}, {"run": asdict(self.run), "call": self.facts})
+        state = {
+            **_under("network.", self.network.state_dict()),
+            **_under("optimizer.", self.optimizer.state()),
+            **_under("best.", self.best),
+        }
+        checkpoint.write(path, state, {"run": asdict(self.run), "call": self.facts})
         self.saved_at = time.monotonic()
 
     def _resume(self, path: Path) -> None:
         tensors, facts = checkpoint.read(path)
         checkpoint.check_same_run(path, facts["call"], self.facts)
         tensors = {name: tensor.to(self.cells.device) for name, tensor in tensors.items()}
-        self._restore(tensors)
+        self._restore(dict(_within(tensors, "network.")), dict(_within(tensors, "optimizer.")))
         self.best = dict(_within(tensors, "best."))
         self.run = Run(**facts["run"])
         _logging.info(f"Continuing from {path} after epoch {self.run.epoch} of {self.plan.max_epochs}.")
@@ -333,6 +333,10 @@ def split(n_cells: int, validation_size: float, seed: int) -> tuple[np.ndarray, 
     order = np.random.default_rng(seed).permutation(n_cells)
     held_out = order[: max(n_validation, 0)]
     return np.sort(order[len(held_out) :]), np.sort(held_out)
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
 def _within(state: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -55,9 +55,10 @@ class ConditionalLinear(nn.Module):
     def _product(self, x: Tensor | SparseRows, more: Tensor | None) -> Tensor:
         weight, bias = self.linear.weight, self.linear.bias
         if isinstance(x, SparseRows):
+            if more is None:  # a slice of all columns would have a gradient of its own, to be copied
+                return sparse_linear.linear(x, weight, bias)
             n_counts = x.shape[1]
-            out = sparse_linear.linear(x, weight[:, :n_counts], bias)
-            return out if more is None else torch.addmm(out, more, weight[:, n_counts:].t())
+            return torch.addmm(sparse_linear.linear(x, weight[:, :n_counts], bias), more, weight[:, n_counts:].t())
         return F.linear(x if more is None else torch.cat([x, more], dim=1), weight, bias)
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
-from scvi_pp._backend import kernels
+from scvi_pp._backend import kernels, noise
 from scvi_pp._backend.crew import crew, working_together
 from scvi_pp._backend.device import private_random
+from scvi_pp._backend.rows_above import RowsAbove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # entries of the arrays of a block, a few of which are alive at a time: 16 MB in all, near the size of a cache
 BLOCK_ENTRIES = 4_000_000
 LARGEST_BLOCK = 4096
+# entries of a tile of dense rows on their way into a sparse matrix: 128 MB
+TILE_ENTRIES = 32_000_000
 SIMPLEX_DRAWS = 1000
 
 
@@ -119,7 +122,7 @@ class Posterior:
 
     def denoised(
         self,
-        out: np.ndarray,
+        out: np.ndarray | RowsAbove,
         *,
         columns: np.ndarray | None,
         into: np.ndarray | None = None,
@@ -127,34 +130,66 @@ class Posterior:
         batches: Sequence[int] | None,
         n_samples: int | None,
         with_regions: bool = False,
-    ) -> np.ndarray:
+    ) -> np.ndarray | csr_matrix:
         """Fill `out` (cells, width) with expression at a library size (None: that of the cell).
 
-        `with_regions` leaves in what is peculiar to each region of chromatin. `columns` are the genes asked for (None: all), `into` the columns of `out` they go to (None: all, in order).
-        Means over draws and batches are kept running, so memory does not grow with either.
+        `with_regions` leaves in what is peculiar to each region of chromatin. `columns` are the genes asked for (None:
+        all), `into` the columns of `out` they go to (None: all, in order). Means over draws and batches are kept
+        running, so memory does not grow with either; `RowsAbove` is filled from a tile of dense rows at a time.
         """
         passes = list(batches) if batches is not None else [None]
         share = 1 / (len(passes) * (n_samples or 1))
-        target = slice(None) if into is None else into
         wanted = None if columns is None else torch.as_tensor(columns, device=self.cells.device)
         expression = self._regional().expression_with_regions if with_regions else self.network.expression
 
-        def fill(sample: int | None, noise: Tensor | None, where: slice, cells: Any) -> None:
-            z, library = self._position(cells, None if noise is None else noise[where])
+        def mean(cells: Any, drawn: Tensor | None) -> np.ndarray:
+            z, library = self._position(cells, drawn)
             size = library.exp() if library_size is None else torch.full_like(library, library_size)
             total: Any = 0.0
             for batch in passes:
                 total = total + expression(z, _moved(cells, batch), wanted)
-            values = _host(total.mul_(size * share))
-            if sample in (None, 0):
-                out[where, target] = values
-            else:
-                out[where, target] += values
+            return _host(total.mul_(size * share))
 
         with self._asking():
-            for sample in self._samples(n_samples):
-                self._each_block(partial(fill, sample, None if sample is None else self._noise(sample)))
-        return out
+            if isinstance(out, np.ndarray):
+                self._accumulate(mean, out, slice(None) if into is None else into, n_samples)
+                return out
+            width = self.n_features if columns is None else len(columns)
+            for rows in self._tiles(width):
+                tile = np.empty((rows.stop - rows.start, width), dtype=np.float32)
+                self._accumulate(mean, tile, slice(None), n_samples, rows)
+                out.add(tile)
+            return out.matrix()
+
+    def _accumulate(
+        self,
+        mean_of: Callable[[Any, Tensor | None], np.ndarray],
+        out: np.ndarray,
+        target: slice | np.ndarray,
+        n_samples: int | None,
+        rows: slice | None = None,
+    ) -> None:
+        """Sum what every draw says of these rows into the columns `target` of `out`."""
+        first = 0 if rows is None else rows.start
+
+        def fill(sample: int | None, drawn: Tensor | None, where: slice, cells: Any) -> None:
+            here = slice(where.start - first, where.stop - first)
+            values = mean_of(cells, None if drawn is None else drawn[here])
+            if sample in (None, 0):
+                out[here, target] = values
+            else:
+                out[here, target] += values
+
+        for sample in self._samples(n_samples):
+            drawn = None if sample is None else self._noise(sample, rows)
+            self._each_block(partial(fill, sample, drawn), rows=rows)
+
+    def _tiles(self, width: int) -> Iterator[slice]:
+        """All rows, as many whole blocks at a time as there is work in for every thread."""
+        block, n = self._block_size(decoded=True), self.cells.n_cells
+        size = block * max(1, TILE_ENTRIES // (block * width))
+        for start in range(0, n, size):
+            yield slice(start, min(start + size, n))
 
     def parameters(self, *, columns: np.ndarray | None, n_samples: int | None) -> dict[str, np.ndarray]:
         """The parameters of p(x | z), averaged over draws, name -> (cells, genes)."""
@@ -263,16 +298,19 @@ class Posterior:
         own = max(2, min(LARGEST_BLOCK, BLOCK_ENTRIES // entries))
         return own if drawing else self.batch_size or own
 
-    def _each_block(self, work: Callable[[slice, Any], None], *, decoded: bool = True) -> None:
-        """Call `work` with every block, several threads each taking the next; nothing may be drawn in it."""
-        size, n = self._block_size(decoded=decoded), self.cells.n_cells
-        rows = torch.arange(n, device=self.cells.index_device)
+    def _each_block(
+        self, work: Callable[[slice, Any], None], *, decoded: bool = True, rows: slice | None = None
+    ) -> None:
+        """Call `work` with every block of the rows, several threads each taking the next; nothing may be drawn in it."""
+        size = self._block_size(decoded=decoded)
+        first, last = (0, self.cells.n_cells) if rows is None else (rows.start, rows.stop)
+        index = torch.arange(first, last, device=self.cells.index_device)
 
         def one(number: int) -> None:
-            where = slice(number * size, min((number + 1) * size, n))
-            work(where, self.cells.minibatch(rows[where]))
+            start, stop = number * size, min((number + 1) * size, last - first)
+            work(slice(first + start, first + stop), self.cells.minibatch(index[start:stop]))
 
-        crew().each(-(-n // size), one)
+        crew().each(-(-(last - first) // size), one)
 
     def _samples(self, n_samples: int | None) -> Sequence[int | None]:
         return [None] if n_samples is None else range(n_samples)
@@ -284,32 +322,33 @@ class Posterior:
 
         `drawing` draws the library size too, where it is hidden.
         """
-        noise = None if sample is None else self._noise(sample)
+        drawn = None if sample is None else self._noise(sample)
         for where, cells in self._blocks(decoded=decoded, drawing=drawing):
-            yield where, cells, *self._position(cells, None if noise is None else noise[where], drawing=drawing)
+            yield where, cells, *self._position(cells, None if drawn is None else drawn[where], drawing=drawing)
 
-    def _position(self, cells: Any, noise: Tensor | None, *, drawing: bool = False) -> tuple[Tensor, Tensor]:
+    def _position(self, cells: Any, drawn: Tensor | None, *, drawing: bool = False) -> tuple[Tensor, Tensor]:
         posterior = self.network.encode(cells)
-        if noise is None:
+        if drawn is None:
             z = self._mean_position(posterior.q_z)
         else:
-            z = self.network.latent(posterior.q_z.loc + posterior.q_z.scale * noise)
+            z = self.network.latent(posterior.q_z.loc + posterior.q_z.scale * drawn)
         hidden = drawing and posterior.q_library is not None
         return z, posterior.q_library.sample() if hidden else _log_expected_library(posterior)
 
-    def _noise(self, sample: int) -> Tensor:
-        """Standard normal draws for every cell: the same whatever the blocks are."""
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, sample]).generate_state(1)[0]))
-        return torch.randn(self.cells.n_cells, self.n_latent, generator=generator).to(self.cells.device)
+    def _noise(self, sample: int, rows: slice | None = None) -> Tensor:
+        """Standard normal draws for these rows, or for all: the same whatever the blocks are."""
+        n, rows = self.cells.n_cells, rows or slice(0, self.cells.n_cells)
+        drawn = noise.standard_normal(n, self.n_latent, seed=self.seed, sample=sample, rows=rows)
+        return drawn.to(self.cells.device)
 
     def _mean_position(self, q_z: Normal) -> Tensor:
         """The mean of the latent position; that of a softmax is taken over draws shared by all cells."""
         if self.network.hyperparameters.latent_distribution == "normal":
             return q_z.loc
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(SIMPLEX_DRAWS // 2, self.n_latent, generator=generator).to(q_z.loc.device)
+        half = torch.randn(SIMPLEX_DRAWS // 2, self.n_latent, generator=generator).to(q_z.loc.device)
         mean = torch.zeros_like(q_z.loc)
-        for draw in torch.cat([noise, -noise]).split(50):
+        for draw in torch.cat([half, -half]).split(50):
             mean += self.network.latent(q_z.loc[:, None] + q_z.scale[:, None] * draw).sum(1)
         return mean / SIMPLEX_DRAWS
 

@@ -50,3 +50,9 @@ def rebuild(build: Callable[[], nn.Module], arrays: Mapping[str, np.ndarray]) ->
 def snapshot(network: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of every parameter and buffer, where they live."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def remember(network: nn.Module, kept: dict[str, torch.Tensor]) -> None:
+    """The same into a copy that was made before."""
+    for name, tensor in network.state_dict().items():
+        kept[name].copy_(tensor)

@@ -1,4 +1,7 @@
-"""The matrix a model is fitted on: `X` or a layer, its genes matched by name and all of its values checked."""
+"""The matrix a model is fitted on: `X` or a layer, its genes matched by name and all of its values checked.
+
+Genes here are whatever the columns are: regions of chromatin too.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ class Counts:
         if self.var_names is not None:
             check_texts(self.var_names, "Counts.var_names")
         if self.var_names == ():
-            msg = "Counts.var_names is empty: a model needs at least one gene."
+            msg = "Counts.var_names is empty: a model needs at least one feature."
             raise InputError(msg)
 
     @property
@@ -206,7 +209,7 @@ def _blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 def _way_out(data: AnnData, source: Counts, finding: str) -> str:
     """Say where the counts are, if another place of the same object has them."""
     if not source.integers:
-        return "Replace them, or leave those cells or genes out."
+        return "Replace them, or leave those cells or features out."
     layers = [name for name in data.layers if isinstance(name, str)]
     for name in sorted(layers, key=lambda name: (name not in USUAL_COUNT_LAYERS, name)):
         if name != source.layer and _holds_counts(data.layers[name]):
@@ -216,9 +219,9 @@ def _way_out(data: AnnData, source: Counts, finding: str) -> str:
     if data.raw is not None and _holds_counts(data.raw.X):
         return "raw holds counts: adata.layers['counts'] = adata.raw[:, adata.var_names].X, then pass layer='counts'."
     if finding.startswith(("NaN", "infinite")):
-        return "Replace them, or leave those cells or genes out."
+        return "Replace them, or leave those cells or features out."
     if finding.startswith("the count"):
-        return "No cell has that many molecules of one gene: check how the matrix was made."
+        return "No cell has that many molecules of one kind: check how the matrix was made."
     return "Pass the layer that holds the counts before any normalisation (layer=...)."
 
 
@@ -258,7 +261,7 @@ def _stored(data: AnnData, layer: str | None, place: str) -> Any:
 
 def _refuse_empty(data: AnnData) -> None:
     if data.n_obs == 0 or data.n_vars == 0:
-        msg = f"The data has {data.n_obs} cells and {data.n_vars} genes. Pass data with at least one of each."
+        msg = f"The data has {data.n_obs} cells and {data.n_vars} features. Pass data with at least one of each."
         raise InputError(msg)
 
 
@@ -278,7 +281,7 @@ def _gene_mask(data: AnnData, mask_var: str | None) -> npt.NDArray[np.bool_]:
     column = data.var[mask_var]
     n_missing = int(column.isna().sum())
     if n_missing:
-        counted = f"{n_missing:,} of {data.n_vars:,} genes"
+        counted = f"{n_missing:,} of {data.n_vars:,} features"
         msg = f"var['{mask_var}'] is missing (NaN) for {counted}. Fill it with True or False."
         raise InputError(msg)
     if not pd.api.types.is_bool_dtype(column.dtype) and not all(isinstance(v, bool | np.bool_) for v in column):
@@ -286,14 +289,14 @@ def _gene_mask(data: AnnData, mask_var: str | None) -> npt.NDArray[np.bool_]:
         raise InputError(msg)
     mask: npt.NDArray[np.bool_] = column.to_numpy(dtype=bool)
     if not mask.any():
-        msg = f"var['{mask_var}'] is False for all {data.n_vars:,} genes. Choose some, or leave mask_var out."
+        msg = f"var['{mask_var}'] is False for all {data.n_vars:,} features. Choose some, or leave mask_var out."
         raise InputError(msg)
     return mask
 
 
 def _message_of_lacking_genes(lacking: list[str], wanted: tuple[str, ...], data: AnnData) -> str:
-    message = f"var_names lacks {len(lacking):,} of the model's {len(wanted):,} genes: {listing(lacking, limit=5)}. "
+    message = f"var_names lacks {len(lacking):,} of the model's {len(wanted):,} features: {listing(lacking, limit=5)}. "
     if 2 * len(lacking) > len(wanted):
         here = listing(data.var_names[:3], limit=3)
         return f"{message}The names here ({here}, ...) may be of another kind: rename them as in the data of the fit."
-    return f"{message}Pass the data with all of its genes, before any selection."
+    return f"{message}Pass the data with all of them, before any selection."

@@ -111,6 +111,28 @@ def to_record(fitted: Fitted, *, save_model: bool | str | Path = True) -> dict[s
     return record
 
 
+def model_key(uns: Mapping[str, Any], key: str | None) -> str:
+    """Return the name of the model that is meant: the one given, or that of the only model there is.
+
+    Raises
+    ------
+    MissingKeyError
+        None is given, and there is none.
+    InputError
+        None is given, and there are several.
+    """
+    if key is not None:
+        return key
+    ours = _ours(uns)
+    if not ours:
+        msg = "uns holds no fitted model: fit one (tl.scvi, ...). A concat drops uns unless uns_merge is given."
+        raise MissingKeyError(msg)
+    if len(ours) > 1:
+        msg = f"uns holds {len(ours)} fitted models. Say which one with key=. Models here: {listing(ours)}."
+        raise InputError(msg)
+    return ours[0]
+
+
 def from_record(uns: Mapping[str, Any], key: str) -> Fitted:
     """Return the model stored in `uns[key]`, after checking that it is whole.
 
@@ -227,11 +249,8 @@ def _write_file(path: Path, blob: npt.NDArray[np.uint8]) -> None:
 # ---- reading
 
 
-def _entry(uns: object, key: object, place: str) -> Mapping[str, Any]:
-    if not isinstance(uns, Mapping):
-        msg = f"uns is a {type(uns).__name__}, not a dict."
-        raise ModelRecordError(msg)
-    ours = [str(name) for name in uns if _is_ours(uns[name])]
+def _entry(uns: Any, key: object, place: str) -> Mapping[str, Any]:
+    ours = _ours(uns)
     if not isinstance(key, str) or key not in uns:
         known = f"Models here: {listing(ours)}." if ours else "It holds no fitted model: fit one (tl.scvi)."
         msg = f"uns has no key '{key}'.{did_you_mean(key, ours)} {known} A concat drops uns unless uns_merge is given."
@@ -242,6 +261,14 @@ def _entry(uns: object, key: object, place: str) -> Mapping[str, Any]:
         raise ModelRecordError(msg)
     entry: Mapping[str, Any] = uns[key]
     return entry
+
+
+def _ours(uns: object) -> list[str]:
+    """The names of our entries."""
+    if not isinstance(uns, Mapping):
+        msg = f"uns is a {type(uns).__name__}, not a dict."
+        raise ModelRecordError(msg)
+    return [str(name) for name in uns if _is_ours(uns[name])]
 
 
 def _is_ours(entry: object) -> bool:

@@ -21,7 +21,18 @@ from scvi_pp._data.columns import SEPARATOR, as_keys, check_texts, groups, label
 from scvi_pp._data.counts import Counts
 from scvi_pp._errors import InputError, did_you_mean, listing
 
-__all__ = ["Array", "Categories", "Category", "Counts", "Numbers", "Positive", "Source", "as_keys", "source_from_dict"]
+__all__ = [
+    "Array",
+    "Categories",
+    "Category",
+    "Counts",
+    "Numbers",
+    "Positive",
+    "Share",
+    "Source",
+    "as_keys",
+    "source_from_dict",
+]
 
 Array: TypeAlias = npt.NDArray[Any] | sp.csr_matrix | None
 Memory = TypeVar("Memory")
@@ -196,25 +207,57 @@ class Positive:
         """Return the column, float32 (n_obs,), or None without a key."""
         if self.key is None:
             return None
-        values = numbers(data, self.key)
-        refuse_beyond_float32(values, self.key)
-        with np.errstate(under="ignore"):
-            positive = values.astype(np.float32)
-        n_refused = int((positive <= 0).sum())
+        values = _as_float32(data, self.key)
+        n_refused = int((values <= 0).sum())
         if n_refused:
             msg = (
                 f"obs['{self.key}'] is zero or negative in {n_refused:,} of {data.n_obs:,} cells. Every value must be "
                 f"positive: leave those cells out with adata[adata.obs['{self.key}'] > 0]."
             )
             raise InputError(msg)
-        return positive
+        return values
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
         return {"kind": "Positive", "key": self.key}
 
 
-KINDS: Mapping[str, type[Any]] = {kind.__name__: kind for kind in (Counts, Category, Categories, Numbers, Positive)}
+@dataclass(frozen=True)
+class Share:
+    """One number above 0 and at most 1 per cell, such as how deeply it was sequenced; nothing without a key."""
+
+    key: str | None
+
+    def __post_init__(self) -> None:
+        if self.key is not None:
+            check_texts((self.key,), "Share.key")
+
+    def learn(self, data: AnnData) -> Self:
+        """Check the column; there is nothing to remember."""
+        self.read(data)
+        return self
+
+    def read(self, data: AnnData) -> npt.NDArray[np.float32] | None:
+        """Return the column, float32 (n_obs,), or None without a key."""
+        values = Positive(self.key).read(data)
+        if values is None or values.max() <= 1:
+            return values
+        n_refused = int((values > 1).sum())
+        msg = (
+            f"obs['{self.key}'] is above 1 in {n_refused:,} of {data.n_obs:,} cells (largest {values.max():g}), and has "
+            f"to be a share: above 0 and at most 1. Divide it by its largest value: adata.obs['{self.key}'] /= "
+            f"adata.obs['{self.key}'].max()."
+        )
+        raise InputError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {"kind": "Share", "key": self.key}
+
+
+KINDS: Mapping[str, type[Any]] = {
+    kind.__name__: kind for kind in (Counts, Category, Categories, Numbers, Positive, Share)
+}
 
 
 def source_from_dict(stored: object) -> Source:
@@ -230,6 +273,14 @@ def source_from_dict(stored: object) -> Source:
         raise InputError(msg)
     source: Source = kind(**{name: _tuples(stored[name]) for name in names})
     return source
+
+
+def _as_float32(data: AnnData, key: str) -> npt.NDArray[np.float32]:
+    """Return a column that float32 can hold; what is too small for it becomes zero."""
+    values = numbers(data, key)
+    refuse_beyond_float32(values, key)
+    with np.errstate(under="ignore"):
+        return values.astype(np.float32)
 
 
 def _tuples(value: object) -> object:

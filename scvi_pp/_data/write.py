@@ -120,6 +120,6 @@ def _check_shape(where: str, place: str, shape: tuple[int, ...], adata: AnnData)
         "obs": shape == (adata.n_obs,),
     }
     if not fits[place]:
-        size = f"{adata.n_obs} cells and {adata.n_vars} genes"
+        size = f"{adata.n_obs} cells and {adata.n_vars} features"
         msg = f"{where} has shape {shape}, which does not fit {size}. Nothing was written."
         raise InputError(msg)

@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.special import expit, pdtr
 
 from scvi_pp._errors import InputError
-from scvi_pp.datasets._simulation import BLOCK_VALUES, SparseRows, blocks, random_decoder
+from scvi_pp.datasets._simulation import BLOCK_VALUES, SparseRows, blocks, gene_names, random_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,18 +171,19 @@ def _counted(
 
 
 def region_truth(
-    cells: Cells, regions: Regions, drawn: Fragments, gene_names: pd.Index, extra_fragments: float, names: list[str]
+    cells: Cells, regions: Regions, drawn: Fragments, extra_fragments: float, names: list[str]
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """What is known of the regions: the columns of var, and the tables of varm."""
     differential = np.zeros(len(names), dtype=bool)
     differential[regions.moved] = differential[regions.linked] = True
+    genes, code = np.unique(regions.gene, return_inverse=True)
     gene = np.full(len(names), -1)
-    gene[regions.linked] = regions.gene
+    gene[regions.linked] = code
     columns = {
         "mean": drawn.total_positive * (1 + extra_fragments) / len(cells.batch),
         "region_factor": regions.factor,
         "differential": differential,
-        "linked_gene": pd.Categorical.from_codes(gene, gene_names).remove_unused_categories(),
+        "linked_gene": pd.Categorical.from_codes(gene, gene_names(genes)),
     }
     by_type = drawn.accessibility_of_type.T / np.bincount(cells.cell_type)
     tables = {

@@ -292,6 +292,11 @@ def draw_expression(
     return Expression(rows.matrix(), share_of_type, total_rate, kept)
 
 
+def gene_names(positions: Iterable[int]) -> list[str]:
+    """Names of the genes at these positions."""
+    return [f"gene{i + 1}" for i in positions]
+
+
 def gene_truth(
     cells: Cells, genes: Genes, batch_factor: NDArray[np.float64], drawn: Expression
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
@@ -301,7 +306,7 @@ def gene_truth(
         "dispersion": genes.dispersion,
         "differential": genes.differential,
     }
-    var = pd.DataFrame(columns, index=[f"gene{i + 1}" for i in range(len(genes.base))])
+    var = pd.DataFrame(columns, index=gene_names(range(len(genes.base))))
     lfc = _log_fold_changes(np.bincount(cells.cell_type), genes, drawn)
     tables = {
         "true_lfc": pd.DataFrame(lfc, index=var.index, columns=cells.types),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scvi_pp import _docs
-from scvi_pp._data.fitted import from_record
+from scvi_pp._data.fitted import from_record, model_key
 from scvi_pp._data.read import check_anndata
 from scvi_pp._errors import InputError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @_docs.documented(KEY=_docs.KEY)
-def batch_representation(adata: AnnData, *, key: str = "scvi") -> pd.DataFrame:
+def batch_representation(adata: AnnData, *, key: str | None = None) -> pd.DataFrame:
     """Return the learned vector of each batch, after a fit with `batch_representation="embedding"`.
 
     Near vectors are batches with like effects.
@@ -41,10 +41,14 @@ def batch_representation(adata: AnnData, *, key: str = "scvi") -> pd.DataFrame:
     (3, 5)
     """
     check_anndata(adata, verb="get.batch_representation")
+    key = model_key(adata.uns, key)
     stored = from_record(adata.uns, key)
-    vectors = stored.weights.get("batch_embedding.weight")
-    if vectors is None:
+    if "batch_representation" not in stored.hyperparameters:
+        msg = f"uns['{key}'] has no batch vectors: a {stored.model} knows batches by their number alone."
+        raise InputError(msg)
+    vectors = [stored.weights[name] for name in stored.weights if name.endswith("batch_embedding.weight")]
+    if not vectors:
         msg = f"uns['{key}'] has no batch vectors: it was not fitted with batch_representation='embedding'."
         raise InputError(msg)
     levels = stored.sources["batch"].levels  # type: ignore[attr-defined]
-    return pd.DataFrame(vectors, index=pd.Index(levels, name="batch"))
+    return pd.DataFrame(vectors[0], index=pd.Index(levels, name="batch"))

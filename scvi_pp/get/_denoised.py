@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 
 from scvi_pp import _docs
-from scvi_pp._fitted_model import open_model
+from scvi_pp._fitted_model import open_model, rows_above
 from scvi_pp._seed import seed_from
-from scvi_pp.get._options import checked_library_size, checked_samples
+from scvi_pp.get._options import checked_flag, checked_library_size, checked_samples, checked_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
     from scvi_pp._seed import Seed
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 @_docs.documented(
     KEY=_docs.KEY,
     ADATA_NEW=_docs.ADATA_NEW,
-    GENES=_docs.GENES,
+    FEATURES=_docs.FEATURES,
+    NORMALIZE=_docs.NORMALIZE,
     TRANSFORM_BATCH=_docs.TRANSFORM_BATCH,
     N_SAMPLES=_docs.N_SAMPLES,
     BATCH_SIZE=_docs.BATCH_SIZE,
@@ -32,17 +34,21 @@ if TYPE_CHECKING:
 def denoised(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
+    regions: Sequence[str] | str | None = None,
     library_size: float | Literal["latent"] = 1.0,
+    normalize_cells: bool = False,
+    normalize_regions: bool = False,
     transform_batch: object = None,
     n_samples: int | None = None,
+    threshold: float | None = None,
     batch_size: int | None = None,
     rng: Seed = None,
     random_state: Seed = None,
-) -> pd.DataFrame:
-    """Return denoised expression as a table; `tl.denoise` writes the same numbers into a layer.
+) -> pd.DataFrame | csr_matrix:
+    """Return denoised expression, or accessibility, as a table; `tl.denoise` writes the same numbers into a layer.
 
     Parameters
     ----------
@@ -50,17 +56,21 @@ def denoised(
         The object a model was fitted to.
     {KEY}
     {ADATA_NEW}
-    {GENES}
+    {FEATURES}
     library_size
         The total that each cell's expression is scaled to, or `"latent"` for the cell's own; see `tl.denoise`.
+    {NORMALIZE}
     {TRANSFORM_BATCH}
     {N_SAMPLES}
+    threshold
+        Values below become zero, and the result is a sparse matrix instead of a table.
     {BATCH_SIZE}
     {RANDOM}
 
     Returns
     -------
-    float32 table, cells x genes.
+    float32 table, cells x genes or regions. With `threshold` a sparse matrix of the same, `(n_obs, n_features)`, columns
+    as asked for or as in `get.model_info(adata)`.
 
     Examples
     --------
@@ -71,13 +81,22 @@ def denoised(
     >>> svp.get.denoised(adata, genes=["CD2", "CD52"], library_size=1e4).shape
     (700, 2)
     """
-    size, draws = checked_library_size(library_size), checked_samples(n_samples)
+    size, draws, least = checked_library_size(library_size), checked_samples(n_samples), checked_threshold(threshold)
+    by_cell = checked_flag("normalize_cells", normalize_cells)
+    by_region = checked_flag("normalize_regions", normalize_regions)
     seed = seed_from(rng, random_state)
     model = open_model(adata, key, verb="get.denoised", adata_new=adata_new, seed=seed, batch_size=batch_size)
-    columns = model.columns(genes)
+    columns = model.columns(genes, regions)
     names = model.named(columns)
-    out = np.empty((len(model.obs_names), len(names)), dtype=np.float32)
-    model.posterior.denoised(
-        out, columns=columns, library_size=size, batches=model.batches(transform_batch), n_samples=draws
+    options = model.denoising(
+        library_size=size,
+        normalize_cells=by_cell,
+        normalize_regions=by_region,
+        transform_batch=transform_batch,
+        n_samples=draws,
     )
+    if least is not None:
+        return model.posterior.denoised(rows_above(least, len(names)), columns=columns, **options)
+    out = np.empty((len(model.obs_names), len(names)), dtype=np.float32)
+    model.posterior.denoised(out, columns=columns, **options)
     return pd.DataFrame(out, index=model.obs_names, columns=names)

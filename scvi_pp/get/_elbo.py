@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def elbo(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     per_cell: bool = False,
     n_samples: int = 1,

@@ -26,7 +26,7 @@ def explained(
     part: Literal["bound", "reconstruction", "marginal"],
     *,
     verb: str,
-    key: str,
+    key: str | None,
     adata_new: AnnData | None,
     per_cell: bool,
     n_samples: int,

@@ -1,4 +1,4 @@
-"""Correlations between genes that counting noise does not dilute."""
+"""Correlations between genes or regions that counting noise does not dilute."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ if TYPE_CHECKING:
     from scvi_pp._seed import Seed
 
 GENES_RANKED_AT_ONCE = 64
+USUAL_LIBRARY_SIZE = 1000.0
 
 
 @_docs.documented(
-    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, GENES=_docs.GENES, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
+    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, FEATURES=_docs.FEATURES, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
 )
 def feature_correlation(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
+    regions: Sequence[str] | str | None = None,
     method: Literal["spearman", "pearson"] = "spearman",
-    library_size: float = 1000.0,
+    library_size: float | None = None,
     transform_batch: object = None,
     n_samples: int = 10,
     batch_size: int | None = None,
     rng: Seed = None,
     random_state: Seed = None,
 ) -> pd.DataFrame:
-    """Return gene-gene correlations of denoised draws, all cells at the same library size.
+    """Return correlations of denoised draws, gene by gene or region by region, all cells at the same library size.
 
-    Draws keep the biological spread that the model sees (its dispersion) and drop the noise of counting. For `poisson`
-    there is no such spread, and the draws differ by latent position alone.
+    Draws keep the biological spread that the model sees (its dispersion) and drop the noise of counting. For `poisson`,
+    PoissonVI and PeakVI there is no such spread, and the draws differ by latent position alone.
 
     Parameters
     ----------
@@ -52,22 +54,23 @@ def feature_correlation(
         The object a model was fitted to.
     {KEY}
     {ADATA_NEW}
-    {GENES}
+    {FEATURES}
     method
         Rank or linear correlation.
     library_size
-        The total to which every cell is scaled.
+        The total to which every cell is scaled, 1000 by default. Of PeakVI, whose values are probabilities, none can be
+        given: correlated is accessibility itself.
     transform_batch
         Ask in this batch; for a list the correlations are averaged over its batches. By default each cell stays in its
         own.
     n_samples
-        Draws per cell. Memory: `n_samples * n_obs * n_genes` float32; choose `genes` to keep it small.
+        Draws per cell. Memory: `n_samples * n_obs` float32 for each gene or region; name some to keep it small.
     {BATCH_SIZE}
     {RANDOM}
 
     Returns
     -------
-    Table, genes x genes. A gene that does not vary has correlation NaN with the others.
+    Table, genes x genes or regions x regions. One that does not vary has correlation NaN with the others.
 
     Examples
     --------
@@ -81,14 +84,18 @@ def feature_correlation(
     if method not in ("spearman", "pearson"):
         raise InputError(f"method={method!r} is unknown. Choose 'spearman' or 'pearson'.")
     checked_count("n_samples", n_samples)
-    size = checked_library_size(library_size)
+    size = checked_library_size(1.0 if library_size is None else library_size)
     if size is None:
         raise InputError("library_size='latent' makes no sense here: correlations are taken at one library size.")
     seed = seed_from(rng, random_state)
     model = open_model(
         adata, key, verb="get.feature_correlation", adata_new=adata_new, seed=seed, batch_size=batch_size
     )
-    columns = model.columns(genes)
+    if model.has_shares and library_size is not None:
+        raise InputError(f"library_size={size:g} has no meaning for {model.stored.model}: it has probabilities. Leave it out.")
+    if library_size is None and not model.has_shares:
+        size = USUAL_LIBRARY_SIZE
+    columns = model.columns(genes, regions)
     names = model.named(columns)
     batches = model.batches(transform_batch)
     total = np.zeros((len(names), len(names)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scvi_pp import _docs
-from scvi_pp._data.fitted import history_from_record
+from scvi_pp._data.fitted import history_from_record, model_key
 from scvi_pp._data.read import check_anndata
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FIRST = (
 
 
 @_docs.documented(KEY=_docs.KEY)
-def history(adata: AnnData, *, key: str = "scvi") -> pd.DataFrame:
+def history(adata: AnnData, *, key: str | None = None) -> pd.DataFrame:
     """Return the curves of training by epoch; `pl.history` draws them.
 
     Parameters
@@ -50,7 +50,7 @@ def history(adata: AnnData, *, key: str = "scvi") -> pd.DataFrame:
     1
     """
     check_anndata(adata, verb="get.history")
-    curves = history_from_record(adata.uns, key)
+    curves = history_from_record(adata.uns, model_key(adata.uns, key))
     n_epochs = max(map(len, curves.values()), default=0)
     names = [name for name in FIRST if name in curves] + sorted(set(curves) - set(FIRST))
     return pd.DataFrame({name: curves[name] for name in names}, index=pd.RangeIndex(1, n_epochs + 1, name="epoch"))

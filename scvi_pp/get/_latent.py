@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def latent(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     kind: Literal["mean", "sample", "distribution"] = "mean",
     n_samples: int = 1,

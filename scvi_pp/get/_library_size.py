@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @_docs.documented(KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, BATCH_SIZE=_docs.BATCH_SIZE)
 def library_size(
-    adata: AnnData, *, key: str = "scvi", adata_new: AnnData | None = None, batch_size: int | None = None
+    adata: AnnData, *, key: str | None = None, adata_new: AnnData | None = None, batch_size: int | None = None
 ) -> pd.Series:
-    """Return the library size of each cell as the model takes it.
+    """Return the library size of each cell as the model takes it, or the factor of the cell.
 
     Parameters
     ----------
@@ -29,8 +29,9 @@ def library_size(
 
     Returns
     -------
-    By cell: the total count of the modelled genes (1 for an empty cell); the size factor, if the fit was given one; or
-    with `use_observed_lib_size=False` the mean of the inferred library size.
+    By cell: the total count of the modelled genes or regions (1 for an empty cell); the size factor, if the fit was given
+    one; or with `use_observed_lib_size=False` the mean of the inferred library size. Of PeakVI the factor of the cell,
+    above 0 and at most 1: how deeply it was sequenced (1 in all cells after a fit with `cell_factors=False`).
 
     Examples
     --------

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @_docs.documented(
     KEY=_docs.KEY,
     ADATA_NEW=_docs.ADATA_NEW,
-    GENES=_docs.GENES,
+    FEATURES=_docs.FEATURES,
     N_SAMPLES=_docs.N_SAMPLES,
     BATCH_SIZE=_docs.BATCH_SIZE,
     RANDOM=_docs.RANDOM,
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 def likelihood_parameters(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
+    regions: Sequence[str] | str | None = None,
     n_samples: int | None = None,
     batch_size: int | None = None,
     rng: Seed = None,
@@ -46,16 +47,17 @@ def likelihood_parameters(
         The object a model was fitted to.
     {KEY}
     {ADATA_NEW}
-    {GENES}
+    {FEATURES}
     {N_SAMPLES}
     {BATCH_SIZE}
     {RANDOM}
 
     Returns
     -------
-    Tables, cells x genes, by name. `"mean"` always, at the cell's own library size; `"dispersion"` (variance = mean +
-    mean² / dispersion) for `nb` and `zinb`; `"dropout"` (the chance that a count is lost; the mean is before loss) for
-    `zinb`; `"standard_deviation"` for `normal`.
+    Tables, cells x genes or regions, by name. Of a model of counts `"mean"`, at the cell's own library size;
+    `"dispersion"` (variance = mean + mean² / dispersion) for `nb` and `zinb`; `"dropout"` (the chance that a count is
+    lost; the mean is before loss) for `zinb`; `"standard_deviation"` for `normal`. Of PeakVI `"probability"`: that a
+    fragment is seen, with the factors of cell and region.
 
     Examples
     --------
@@ -70,7 +72,7 @@ def likelihood_parameters(
     model = open_model(
         adata, key, verb="get.likelihood_parameters", adata_new=adata_new, seed=seed, batch_size=batch_size
     )
-    columns = model.columns(genes)
+    columns = model.columns(genes, regions)
     names = model.named(columns)
     parameters = model.posterior.parameters(columns=columns, n_samples=draws)
     return {name: pd.DataFrame(values, index=model.obs_names, columns=names) for name, values in parameters.items()}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def marginal_log_likelihood(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     per_cell: bool = False,
     n_samples: int = 1000,

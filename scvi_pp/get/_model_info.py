@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scvi_pp import _docs
-from scvi_pp._data.fitted import from_record
+from scvi_pp._data.fitted import from_record, model_key
 from scvi_pp._data.read import check_anndata
+from scvi_pp._fitted_model import kind_of_features
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 @_docs.documented(KEY=_docs.KEY)
-def model_info(adata: AnnData, *, key: str = "scvi") -> dict[str, Any]:
+def model_info(adata: AnnData, *, key: str | None = None) -> dict[str, Any]:
     """Return what a fitted model is, what it reads, and how it was trained.
 
     Parameters
@@ -24,8 +25,8 @@ def model_info(adata: AnnData, *, key: str = "scvi") -> dict[str, Any]:
 
     Returns
     -------
-    `"model"`, its name; `"genes"`, the modelled genes; `"batches"`, the batches it knows; `"hyperparameters"`;
-    `"training"` (seed, device, epochs, ELBO, seconds, versions); `"reads"` (which layer and columns);
+    `"model"`, its name; `"genes"` or `"regions"`, those that are modelled; `"batches"`, the batches it knows;
+    `"hyperparameters"`; `"training"` (seed, device, epochs, ELBO, seconds, versions); `"reads"` (which layer and columns);
     `"n_parameters"`.
 
     Examples
@@ -39,12 +40,12 @@ def model_info(adata: AnnData, *, key: str = "scvi") -> dict[str, Any]:
     ('scvi', 50, 0)
     """
     check_anndata(adata, verb="get.model_info")
-    stored = from_record(adata.uns, key)
+    stored = from_record(adata.uns, model_key(adata.uns, key))
     sources = {name: source.to_dict() for name, source in stored.sources.items()}
     memory = ("kind", "levels", "var_names", "mean", "scale")
     return {
         "model": stored.model,
-        "genes": list(sources["counts"]["var_names"]),
+        kind_of_features(stored.hyperparameters): list(sources["counts"]["var_names"]),
         "batches": list(sources["batch"]["levels"]),
         "hyperparameters": dict(stored.hyperparameters),
         "training": dict(stored.facts),

@@ -29,3 +29,20 @@ def checked_library_size(library_size: float | Literal["latent"]) -> float | Non
     if not is_number or not 0 < float(library_size) < np.inf:
         raise InputError(f"library_size={library_size!r} must be a positive number or 'latent'.")
     return float(library_size)
+
+
+def checked_threshold(threshold: float | None) -> float | None:
+    """A number of at least 0, or None for none."""
+    if threshold is None:
+        return None
+    is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+    if not is_number or not 0 <= float(threshold) < np.inf:
+        raise InputError(f"threshold={threshold!r} must be a number of at least 0, or None.")
+    return float(threshold)
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be True or False.")
+    return value

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 
 @_docs.documented(
-    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, GENES=_docs.GENES, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
+    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, FEATURES=_docs.FEATURES, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
 )
 def samples(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
+    regions: Sequence[str] | str | None = None,
     transform_batch: object = None,
     n_samples: int = 1,
     batch_size: int | None = None,
@@ -43,7 +44,7 @@ def samples(
         The object a model was fitted to.
     {KEY}
     {ADATA_NEW}
-    {GENES}
+    {FEATURES}
     transform_batch
         Draw as if every cell had been measured in this batch; of a list, each cell takes one by chance, so that draws
         stay counts.
@@ -54,7 +55,8 @@ def samples(
 
     Returns
     -------
-    Sparse `(n_obs, n_genes)`, or a list of them for more than one draw. Genes as in `get.model_info(adata)["genes"]`.
+    Sparse `(n_obs, n_features)`, or a list of them for more than one draw. Columns are as asked for, and by default as in
+    `get.model_info(adata)["genes"]` or `["regions"]`. Of PeakVI, which models whether a region is open, zeros and ones.
 
     Examples
     --------
@@ -68,5 +70,5 @@ def samples(
     checked_count("n_samples", n_samples)
     seed = seed_from(rng, random_state)
     model = open_model(adata, key, verb="get.samples", adata_new=adata_new, seed=seed, batch_size=batch_size)
-    draws = model.posterior.predictive(n_samples, columns=model.columns(genes), batches=model.batches(transform_batch))
+    draws = model.posterior.predictive(n_samples, columns=model.columns(genes, regions), batches=model.batches(transform_batch))
     return draws[0] if n_samples == 1 else draws

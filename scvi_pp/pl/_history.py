@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scvi_pp import _docs, get
+from scvi_pp._data.fitted import model_key
+from scvi_pp._data.read import check_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 
 
 @_docs.documented(KEY=_docs.KEY)
-def history(adata: AnnData, *, key: str = "scvi", ax: Axes | None = None, show: bool | None = None) -> Axes | None:
+def history(
+    adata: AnnData, *, key: str | None = None, ax: Axes | None = None, show: bool | None = None
+) -> Axes | None:
     """Draw the ELBO of training and held-out cells by epoch.
 
     Held-out and training curves that rise together and level off are a good fit; a held-out curve that falls while
@@ -44,6 +48,8 @@ def history(adata: AnnData, *, key: str = "scvi", ax: Axes | None = None, show: 
     """
     import matplotlib.pyplot as plt
 
+    check_anndata(adata, verb="pl.history")
+    key = model_key(adata.uns, key)
     curves = get.history(adata, key=key)
     own = ax is None
     if ax is None:

@@ -5,4 +5,6 @@ Normalisation, gene selection and neighbours are scanpy's (`sc.pp`); models here
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from scvi_pp.pp._reads_to_fragments import reads_to_fragments
+
+__all__ = ["reads_to_fragments"]

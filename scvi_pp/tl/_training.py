@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from scvi_pp import _docs
 from scvi_pp._errors import InputError
 from scvi_pp._settings import settings
 from scvi_pp.tl._options import check_choices
@@ -24,7 +25,7 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 
 class Training(TypedDict, total=False):
-    """How long, how fast, on which cells; see `tl.scvi` for what each means."""
+    """How long, how fast, on which cells; each model verb says what they mean and what it takes by default."""
 
     max_epochs: int | None
     batch_size: int
@@ -40,11 +41,12 @@ class Training(TypedDict, total=False):
     checkpoint: str | Path | None
 
 
+# where a model is not named below, or says nothing of an option
 DEFAULTS = Training(
     max_epochs=None,
     batch_size=128,
-    learning_rate=3e-2,
-    weight_decay=3e-4,
+    learning_rate=1e-2,
+    weight_decay=1e-4,
     kl_warmup=0.1,
     kl_weight=1.0,
     early_stopping=True,
@@ -54,6 +56,12 @@ DEFAULTS = Training(
     precision="float32",
     checkpoint=None,
 )
+
+DEFAULTS_OF_MODEL: dict[str, Training] = {
+    "scvi": Training(batch_size=128, learning_rate=3e-2, weight_decay=3e-4),
+    "peakvi": Training(batch_size=128, learning_rate=3e-3, weight_decay=1e-4),
+    "poissonvi": Training(batch_size=128, learning_rate=1e-2, weight_decay=1e-4),
+}
 
 # name: (smallest, whether it itself is allowed, largest)
 RANGES: dict[str, tuple[float, bool, float]] = {
@@ -69,14 +77,24 @@ RANGES: dict[str, tuple[float, bool, float]] = {
 WHOLE = ("max_epochs", "batch_size", "patience")
 
 
-def checked(training: Training, *, verb: str) -> Training:
-    """The options with defaults filled in; unknown names and impossible values are refused."""
+def defaults(model: str) -> Training:
+    """What a model takes for the options that it is not given."""
+    return {**DEFAULTS, **DEFAULTS_OF_MODEL.get(model, Training())}
+
+
+def documented_for(model: str) -> str:
+    """The part of a docstring that explains the options, with the model's defaults."""
+    return _docs.TRAINING.format_map(defaults(model))
+
+
+def checked(training: Training, *, model: str) -> Training:
+    """The options with the model's defaults filled in; unknown names and impossible values are refused."""
     for name in training:
         if name not in DEFAULTS:
             near = difflib.get_close_matches(name, DEFAULTS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Training options: {', '.join(DEFAULTS)}."
-            raise TypeError(f"{verb} got an unexpected argument {name!r}.{hint}")
-    options: Training = {**DEFAULTS, **training}
+            raise TypeError(f"tl.{model} got an unexpected argument {name!r}.{hint}")
+    options: Training = {**defaults(model), **training}
     for name, bounds in RANGES.items():
         _check_range(name, options[name], *bounds)  # type: ignore[literal-required]
     if not isinstance(options["early_stopping"], bool):

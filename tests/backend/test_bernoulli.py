@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scvi_pp._backend import crew, kernels
-from scvi_pp._backend.kernels import bernoulli
+from scvi_pp._backend.kernels import bernoulli, bernoulli_row
 from scvi_pp._backend.kernels.arithmetic import FAST
 from scvi_pp._backend.kernels.bernoulli import cpu, reference
 from scvi_pp._backend.sparse import Places, SparseRows

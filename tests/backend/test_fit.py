@@ -185,11 +185,11 @@ def test_a_loss_that_is_not_finite_costs_half_the_learning_rate(
     np.testing.assert_array_equal(
         outcome.history["elbo_validation"][:epoch], undisturbed.history["elbo_validation"][:epoch]
     )
-    assert f"The loss was not finite in epoch {epoch + 1}: back to the last good weights" in capsys.readouterr().err
+    assert f"The loss was not finite in epoch {epoch + 1}: back to the best weights so far" in capsys.readouterr().err
     assert all(torch.isfinite(tensor).all() for tensor in network.state_dict().values())
 
 
-def test_after_a_setback_the_epoch_starts_from_the_last_good_weights(inputs: Any):
+def test_after_a_setback_the_epoch_starts_from_the_best_weights(inputs: Any):
     network, starts = small.network(inputs), []
     interruptions.not_finite_at(network, N_STEPS + 2)
     interruptions.at_losses(

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scvi_pp._backend import optimizer as optimizer_module
 from scvi_pp._backend.crew import crew, working_together
 from scvi_pp._backend.layers import Block, Norms
 from scvi_pp._backend.optimizer import SharedAdam
+from scvi_pp._backend.scratch import borrow, give_back, keeping_scratch
 
 N_STEPS, PENALTY = 20, 0.03
 X = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
@@ -156,11 +158,72 @@ def test_the_penalty_spares_biases_and_nothing_else():
 
 
 @every_crew
-def test_every_parameter_belongs_to_one_thread(n_threads: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("piece", [4, 1 << 20], ids=["in pieces", "whole"])
+def test_every_weight_belongs_to_one_thread(n_threads: int, piece: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(optimizer_module, "PIECE", piece)
     trained = network()
     with crew_of(n_threads, monkeypatch):
         optimizer = SharedAdam(trained, weight_decay=0.0)
-    named = [name for group in optimizer.groups for name in group]
-    assert sorted(named) == sorted(name for name, _ in trained.named_parameters())
-    assert len(optimizer.groups) == min(n_threads, len(named))
-    assert all(optimizer.groups)
+    held = [weights for part in optimizer.parts for group in part.param_groups for weights in group["params"]]
+    places = [place for weights in held for place in range(weights.data_ptr(), weights.data_ptr() + weights.nbytes, 4)]
+    assert len(set(places)) == len(places) == sum(value.numel() for value in trained.parameters())
+    assert len(optimizer.parts) == min(n_threads, len(held))
+
+
+@every_crew
+def test_parameters_in_pieces_move_as_whole_ones(n_threads: int, monkeypatch: pytest.MonkeyPatch):
+    whole, cut, again = network(), network(), network()
+    expected = SharedAdam(whole, weight_decay=PENALTY)
+    take_steps(expected, whole, 0, N_STEPS)
+    monkeypatch.setattr(optimizer_module, "PIECE", 16)  # a vector at a time, so that sums round alike
+    with crew_of(n_threads, monkeypatch):
+        optimizer = SharedAdam(cut, weight_decay=PENALTY)
+        take_steps(optimizer, cut, 0, 7)
+        again.load_state_dict(cut.state_dict())
+        continued = SharedAdam(again, weight_decay=PENALTY)
+        continued.restore(optimizer.state())
+        take_steps(continued, again, 7, N_STEPS)
+    assert_same_bits(again, whole)
+    for name, value in continued.state().items():
+        assert torch.equal(value, expected.state()[name]), name
+
+
+def test_a_gradient_laid_out_otherwise_is_read_as_it_should(monkeypatch: pytest.MonkeyPatch):
+    whole, cut = network(), network()
+    for each, piece in ((whole, 1 << 20), (cut, 4)):
+        monkeypatch.setattr(optimizer_module, "PIECE", piece)
+        optimizer = SharedAdam(each, weight_decay=0.0)
+        each.loss().backward()
+        weight = each.body.linear.linear.weight
+        weight.grad = weight.grad.contiguous()  # the weight itself lies in memory the other way round
+        optimizer.step(1e-2)
+    torch.testing.assert_close(cut.body.linear.linear.weight, whole.body.linear.linear.weight, rtol=1e-6, atol=1e-7)
+
+
+# ---- memory of gradients
+
+
+def test_memory_that_is_given_back_is_lent_again():
+    with keeping_scratch():
+        first = borrow(600, 500)
+        place = first.data_ptr()
+        assert borrow(600, 500).data_ptr() != place
+        give_back(first)
+        del first
+        assert borrow(500, 600).data_ptr() != place
+        assert borrow(600, 500).data_ptr() == place
+
+
+def test_memory_that_was_not_lent_is_left_alone():
+    with keeping_scratch():
+        own = torch.empty(600, 500)
+        give_back(own)
+        assert borrow(600, 500).data_ptr() != own.data_ptr()
+
+
+def test_nothing_is_kept_outside_of_a_fit():
+    with keeping_scratch():
+        give_back(borrow(600, 500))
+    kept = borrow(600, 500)
+    give_back(kept)
+    assert borrow(600, 500).data_ptr() != kept.data_ptr()

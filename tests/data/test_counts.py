@@ -183,7 +183,7 @@ def test_genes_are_matched_by_name() -> None:
 def test_missing_genes_are_counted_and_named() -> None:
     learned = Counts().learn(cells())
     with pytest.raises(
-        InputError, match=r"var_names lacks 2 of the model's 7 genes: gene1, gene5\. Pass the data with"
+        InputError, match=r"var_names lacks 2 of the model's 7 features: gene1, gene5\. Pass the data with"
     ):
         learned.read(cells()[:, [0, 2, 3, 4, 6]])
     renamed = cells()
@@ -207,8 +207,8 @@ def test_mask_var_chooses_genes_at_the_fit_and_names_find_them_later(dtype: Any)
     ("column", "error", "message"),
     [
         (None, MissingKeyError, r"var has no column 'hvg'\. Did you mean 'hvgs'\? Columns: hvgs\."),
-        ([True, None, False, True, None, True, True], InputError, r"missing \(NaN\) for 2 of 7 genes"),
-        ([False] * 7, InputError, "False for all 7 genes"),
+        ([True, None, False, True, None, True, True], InputError, r"missing \(NaN\) for 2 of 7 features"),
+        ([False] * 7, InputError, "False for all 7 features"),
         ([0.5] * 7, InputError, "holds float64, not True and False"),
         (["True"] * 7, InputError, "not True and False"),
     ],
@@ -282,7 +282,7 @@ def test_real_values_are_read_for_a_normal_likelihood_unless_not_finite() -> Non
     np.testing.assert_array_equal(read_counts(cells(x), integers=False).toarray(), x)
     for bad, finding in ((np.nan, "NaN values"), (np.inf, "infinite values"), (-1e300, "values too large for float32")):
         with pytest.raises(
-            InputError, match=rf"^X holds {finding}\. Replace them, or leave those cells or genes out\.$"
+            InputError, match=rf"^X holds {finding}\. Replace them, or leave those cells or features out\.$"
         ):
             read_counts(cells(set_value(bad)()), integers=False)
 
@@ -335,7 +335,7 @@ def test_missing_x_is_refused_with_the_layers() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 def test_no_cells_or_no_genes_are_refused(shape: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=f"The data has {shape[0]} cells and {shape[1]} genes"):
+    with pytest.raises(InputError, match=f"The data has {shape[0]} cells and {shape[1]} features"):
         Counts().learn(cells(np.zeros(shape, dtype=np.float32)))
 
 

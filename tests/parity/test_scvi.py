@@ -10,6 +10,7 @@ import torch
 
 from scvi_pp._backend import kernels
 from scvi_pp._backend.models.scvi import Hyperparameters, Inputs, Network, build
+from tests.parity.agreement import agree, agree_each, agree_in_every_gradient, make_non_trivial
 from tests.parity.weights import copy_weights, pairs
 
 pytest.importorskip("scvi")
@@ -22,7 +23,7 @@ LIKELIHOODS = ("zinb", "nb", "poisson", "normal")
 DISPERSIONS = ("gene", "gene-batch", "gene-label", "gene-cell")
 N_CELLS, N_GENES, N_BATCHES, N_LABELS, N_LEVELS = 24, 30, 3, 4, (2, 5)
 KL_WEIGHT = 0.3
-VALUE, GRADIENT = 1e-5, 1e-4  # relative
+VALUE = 1e-5  # relative
 
 # every way in which covariates, library size and layers are put together
 COVARIATES = {"n_levels": N_LEVELS, "n_numbers": 2}
@@ -77,7 +78,7 @@ def twins(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = _peer(hp).to(dtype).eval()
-        _make_non_trivial(vae)
+        make_non_trivial(vae)
         network = build(hp).to(dtype).eval()
     copy_weights(network, vae)
     cells = _cells(hp, seed, dtype)
@@ -94,10 +95,10 @@ def test_every_term_of_the_loss_is_the_peers(likelihood: str, dispersion: str, s
     torch.manual_seed(7)
     elbo = two.network.elbo(two.cells)
 
-    _agree_each(-elbo.reconstruction, loss.reconstruction_loss["reconstruction_loss"], VALUE)
-    _agree_each(elbo.divergence, loss.kl_local["kl_divergence_z"], VALUE)
-    _agree_each(elbo.fixed_divergence, loss.kl_local["kl_divergence_l"], VALUE)
-    _agree_each(elbo.loss(KL_WEIGHT), loss.loss, VALUE)
+    agree_each(-elbo.reconstruction, loss.reconstruction_loss["reconstruction_loss"], VALUE)
+    agree_each(elbo.divergence, loss.kl_local["kl_divergence_z"], VALUE)
+    agree_each(elbo.fixed_divergence, loss.kl_local["kl_divergence_l"], VALUE)
+    agree_each(elbo.loss(KL_WEIGHT), loss.loss, VALUE)
 
 
 @every_setting
@@ -113,22 +114,22 @@ def test_posterior_and_likelihood_have_the_peers_parameters(likelihood: str, dis
     library = posterior.library if posterior.q_library is None else posterior.q_library.rsample()
     p_x = two.network.decode(z, library, two.cells)
 
-    _agree(posterior.q_z.mean, inferred["qz"].loc, VALUE)
-    _agree_each(posterior.q_z.variance, inferred["qz"].variance, VALUE)
-    _agree(z, inferred["z"], VALUE)
+    agree(posterior.q_z.mean, inferred["qz"].loc, VALUE)
+    agree_each(posterior.q_z.variance, inferred["qz"].variance, VALUE)
+    agree(z, inferred["z"], VALUE)
     if posterior.q_library is not None:
-        _agree(posterior.q_library.mean, inferred["ql"].loc, VALUE)
-        _agree_each(posterior.q_library.variance, inferred["ql"].variance, VALUE)
-        _agree_each(two.network.p_library(two.cells).mean, generated["pl"].loc, VALUE)
-        _agree_each(two.network.p_library(two.cells).variance, generated["pl"].variance, VALUE)
+        agree(posterior.q_library.mean, inferred["ql"].loc, VALUE)
+        agree_each(posterior.q_library.variance, inferred["ql"].variance, VALUE)
+        agree_each(two.network.p_library(two.cells).mean, generated["pl"].loc, VALUE)
+        agree_each(two.network.p_library(two.cells).variance, generated["pl"].variance, VALUE)
     if not two.network.hyperparameters.has_size_factor:
-        _agree(library, inferred["library"], VALUE)
+        agree(library, inferred["library"], VALUE)
     theirs = _peers_parameters(likelihood, generated["px"])
-    _agree_each(two.network.log_scale(z, two.cells).exp(), theirs.pop("scale"), VALUE)
+    agree_each(two.network.log_scale(z, two.cells).exp(), theirs.pop("scale"), VALUE)
     ours = p_x.parameters()
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        _agree_each(value, theirs[name].expand_as(value), VALUE)
+        agree_each(value, theirs[name].expand_as(value), VALUE)
 
 
 @every_setting
@@ -141,14 +142,7 @@ def test_every_gradient_is_the_peers(likelihood: str, dispersion: str, setting: 
     torch.manual_seed(7)
     two.network.elbo(two.cells).loss(KL_WEIGHT).backward()
 
-    shared = [pair for pair in pairs(two.network, two.vae) if isinstance(pair.ours, torch.nn.Parameter)]
-    assert {pair.name for pair in shared} == dict(two.network.named_parameters()).keys()
-    largest = max(float(pair.peers.grad.abs().max()) for pair in shared)
-    for pair in shared:
-        _agree(pair.ours.grad, pair.view(pair.peers.grad), GRADIENT, floor=1e-3 * largest)
-    twinned = {id(pair.peers) for pair in shared}
-    lone = [p for p in two.vae.parameters() if id(p) not in twinned]
-    assert all(p.grad is None or not p.grad.any() for p in lone), "a weight that we lack moves the peer's loss"
+    agree_in_every_gradient(two.network, two.vae, pairs)
 
 
 @pytest.mark.parametrize("form", ["auto", "reference"])
@@ -161,8 +155,8 @@ def test_the_loss_is_the_peers_to_seven_digits_in_float64(likelihood: str, dispe
     torch.manual_seed(7)
     with kernels.use(form):
         elbo = two.network.elbo(two.cells)
-    _agree_each(-elbo.reconstruction, loss.reconstruction_loss["reconstruction_loss"], 1e-7)
-    _agree_each(elbo.divergence, loss.kl_local["kl_divergence_z"], 1e-12)
+    agree_each(-elbo.reconstruction, loss.reconstruction_loss["reconstruction_loss"], 1e-7)
+    agree_each(elbo.divergence, loss.kl_local["kl_divergence_z"], 1e-12)
 
 
 def _hyperparameters(likelihood: str, dispersion: str, setting: str) -> Hyperparameters:
@@ -204,20 +198,6 @@ def _peer(hp: Hyperparameters) -> VAE:
     )
 
 
-@torch.no_grad()
-def _make_non_trivial(vae: VAE) -> None:
-    """As after training: larger weights, and batch norms that have seen data."""
-    for module in vae.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.3, 2)
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(0, 0.3)
-            module.num_batches_tracked.fill_(100)
-        elif isinstance(module, torch.nn.Linear):
-            module.weight.mul_(1.5)
-
-
 def _cells(hp: Hyperparameters, seed: int, dtype: torch.dtype) -> Inputs[torch.Tensor]:
     rng = np.random.default_rng(seed)
     mean = rng.gamma(0.7, 2, N_GENES) * rng.lognormal(0, 0.5, (N_CELLS, 1))
@@ -254,18 +234,3 @@ def _peers_parameters(likelihood: str, px: Any) -> dict[str, torch.Tensor]:
         return {"mean": px.loc, "standard_deviation": px.scale, "scale": px.normal_mu}
     both = {"mean": px.mu, "dispersion": px.theta, "scale": px.scale}
     return both if likelihood == "nb" else {**both, "dropout": torch.sigmoid(px.zi_logits)}
-
-
-def _agree_each(ours: torch.Tensor, theirs: torch.Tensor, relative: float) -> None:
-    """Relative to each entry."""
-    torch.testing.assert_close(ours, theirs, rtol=relative, atol=0.0)
-
-
-def _agree(ours: torch.Tensor, theirs: torch.Tensor, relative: float, *, floor: float = 0.0) -> None:
-    """Relative to the largest entry: what is small beside it carries its rounding."""
-    assert ours.shape == theirs.shape
-    ours, theirs = ours.detach().double(), theirs.detach().double()
-    assert torch.isfinite(ours).all()
-    scale = max(float(theirs.abs().max()), floor)
-    worst = float((ours - theirs).abs().max())
-    assert worst <= relative * scale, f"{worst / scale:.1e} of the largest, {scale:.3g}"

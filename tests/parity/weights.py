@@ -1,8 +1,8 @@
-"""Which weight of scvi-tools' VAE is which weight of our network: one list, for copying and for comparing gradients."""
+"""Which weight of scvi-tools' module is which of our network: one list a model, to copy and to compare gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +18,11 @@ class Pair(NamedTuple):
     view: Callable[[Tensor], Tensor]
 
 
+Pairs = Callable[[Any, Any], Iterable[Pair]]  # of our network and the peer's module
+
+
 def pairs(network: Any, vae: Any) -> Iterator[Pair]:
-    """Every parameter and buffer of our network beside its twin."""
+    """Of scVI: every parameter and buffer of our network beside its twin."""
     yield from _encoder("encoder", network.encoder, vae.z_encoder)
     if network.library_encoder is not None:
         yield from _encoder("library_encoder", network.library_encoder, vae.l_encoder)
@@ -38,10 +41,28 @@ def pairs(network: Any, vae: Any) -> Iterator[Pair]:
         yield Pair("batch_embedding.weight", network.batch_embedding.weight, vae.get_embedding("batch").weight, _as_is)
 
 
+def pairs_of_peakvi(network: Any, vae: Any) -> Iterator[Pair]:
+    """Of PeakVI: the peer makes the factors of cells with a decoder."""
+    yield from _encoder("encoder", network.encoder, vae.z_encoder)
+    yield from _body("decoder.body", network.decoder.body, vae.z_decoder.px_decoder)
+    yield from _linear("decoder.logits", network.decoder.logits, vae.z_decoder.output[0])
+    if network.cell_factor is not None:
+        yield from _body("cell_factor.body", network.cell_factor.body, vae.d_encoder.px_decoder)
+        yield from _linear("cell_factor.number", network.cell_factor.number, vae.d_encoder.output[0])
+    if network.region_factors is not None:
+        yield Pair("region_factors", network.region_factors, vae.region_factors, _as_is)
+
+
+def pairs_of_poissonvi(network: Any, vae: Any) -> Iterator[Pair]:
+    """Of PoissonVI: those of the scVI that it holds."""
+    for pair in pairs(network.scvi, vae):
+        yield pair._replace(name=f"scvi.{pair.name}")
+
+
 @torch.no_grad()
-def copy_weights(network: Any, vae: Any) -> None:
+def copy_weights(network: Any, vae: Any, of_both: Pairs = pairs) -> None:
     """Fill our network with the peer's weights; every tensor of ours must have a twin."""
-    found = list(pairs(network, vae))
+    found = list(of_both(network, vae))
     assert {pair.name for pair in found} == network.state_dict().keys()
     for pair in found:
         pair.ours.copy_(pair.view(pair.peers))

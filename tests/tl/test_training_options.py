@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_is_recovered_from(monkeypatch, capfd):
     break_losses(monkeypatch, lambda call: call == 5)
     with svp.settings.override(verbosity=1):
         adata = fitted(max_epochs=6, validation_size=0, learning_rate=0.004)
-    assert "not finite in epoch 5: back to the last good weights, learning rate 0.002" in capfd.readouterr().err
+    assert "not finite in epoch 5: back to the best weights so far, learning rate 0.002" in capfd.readouterr().err
     assert np.isfinite(adata.obsm["X_scvi"]).all()
     history = get.history(adata)
     assert len(history) == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: c97d893483c6
+# shared code: 03be2ccbd167
 from typing import Any
 
 from numba.extending import intrinsic

@@ -12,6 +12,7 @@ from torch import Tensor
 from scvi_pp._backend import kernels
 from scvi_pp._backend.crew import working_together
 from scvi_pp._backend.kernels import sparse_linear
+from scvi_pp._backend.kernels.sparse_linear import columns
 from scvi_pp._backend.layers import ConditionalLinear
 from scvi_pp._backend.optimizer import SharedAdam
 from scvi_pp._backend.sparse import SparseRows
@@ -22,6 +23,10 @@ N_CELLS, N_IN, N_OUT = 33, 41, 7
 DENSITIES = {"none": 0.0, "few": 0.05, "some": 0.3, "all": 1.0}
 FORMS = ("auto", "analytic", "reference")
 
+# bytes of weights from which they are gone through by column
+SIZES = {"small weights": 1 << 30, "large weights": 0}
+
+every_size = pytest.mark.parametrize("size", SIZES)
 every_density = pytest.mark.parametrize("density", DENSITIES)
 every_form = pytest.mark.parametrize("form", FORMS)
 
@@ -58,9 +63,13 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("lies_by_input", [False, True], ids=["weight by output", "weight by input"])
+@every_size
 @every_density
 @every_form
-def test_it_is_the_linear_map_of_dense_counts(form: str, density: str, lies_by_input: bool):
+def test_it_is_the_linear_map_of_dense_counts(
+    form: str, density: str, size: str, lies_by_input: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(columns, "LARGE", SIZES[size])
     x, (weight, bias) = counts(density), layer()
     expected = value_and_gradients(F.linear, x.double(), weight.double(), bias.double())
     laid = weight.t().contiguous().t() if lies_by_input else weight

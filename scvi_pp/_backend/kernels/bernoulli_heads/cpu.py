@@ -7,7 +7,7 @@ a second pass.
 
 from __future__ import annotations
 
-# shared code: c97d893483c6
+# shared code: 03be2ccbd167
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,12 @@ from scvi_pp._backend.crew import crew
 from scvi_pp._backend.kernels.arithmetic import ZERO, compiled, inlined
 from scvi_pp._backend.kernels.bernoulli.cpu import row_of_logits
 from scvi_pp._backend.kernels.bernoulli_row import NEVER, closed, missing, split
+from scvi_pp._backend.scratch import borrow
 
 if TYPE_CHECKING:
     from scvi_pp._backend.sparse import SparseRows
 
-TILE_ENTRIES = 1 << 18  # cells x regions of a tile: 1 MB, twice, beside the weights of its regions
+TILE_ENTRIES = 1 << 16  # cells x regions of a tile: a quarter of a megabyte, twice, beside the weights of its regions
 
 
 def log_likelihood(
@@ -65,7 +66,7 @@ class Pass:
         self._width = max(64, TILE_ENTRIES // max(1, n_cells))
         self._weighted = None if outer is None else layer.h * outer[:, None]
         if outer is not None:
-            self.to_weight, self.to_bias = torch.empty_like(layer.weight), torch.empty_like(layer.bias)
+            self.to_weight, self.to_bias = borrow(*layer.weight.shape), torch.empty_like(layer.bias)
             self.to_factor = torch.empty(n_regions)
         shares: dict[int, _Share] = {}
 

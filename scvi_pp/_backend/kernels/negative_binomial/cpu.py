@@ -5,7 +5,7 @@ The formulas are those of `analytic.py`.
 
 from __future__ import annotations
 
-# shared code: c97d893483c6
+# shared code: 03be2ccbd167
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import (

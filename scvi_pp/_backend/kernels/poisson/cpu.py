@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: c97d893483c6
+# shared code: 03be2ccbd167
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import ZERO, compiled, exp, inlined, log_factorial

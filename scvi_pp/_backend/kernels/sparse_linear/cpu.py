@@ -1,7 +1,8 @@
 """The linear map of counts as sums of rows of the weight, one row for each count; its gradient likewise.
 
 Forward each cell sums the weights of the genes it has; backward each gene sums the output gradients of the cells that
-have it. Both are what `embedding_bag` does, and neither touches a gene that no cell of the minibatch has.
+have it. Both are what `embedding_bag` does, and neither touches a gene that no cell of the minibatch has. Weights that
+no cache holds are gone through column by column.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from scvi_pp._backend.crew import crew
+from scvi_pp._backend.kernels.sparse_linear import columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,9 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: SparseRows, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.x = x
         table = weight.detach().t().contiguous()  # (n_in, n_out), as it lies in memory
+        ctx.by_columns = table.nbytes >= columns.LARGE and table.dtype == torch.float32
+        if ctx.by_columns:
+            return columns.product(x, table).add_(bias)
         return sums_of_rows(x.places.starts, x.places.columns, x.values.to(weight.dtype), table) + bias
 
     @staticmethod
@@ -38,7 +43,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
         _, needs_weight, needs_bias = ctx.needs_input_grad
         to_weight = None
-        if needs_weight:
+        if needs_weight and ctx.by_columns:
+            to_weight = columns.gradient(ctx.x, outer.contiguous()).t()
+        elif needs_weight:
             starts, rows, order = ctx.x.places.by_column
             values = ctx.x.values[order].to(outer.dtype)
             to_weight = sums_of_rows(starts, rows, values, outer.contiguous()).t()
