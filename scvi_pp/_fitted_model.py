@@ -166,23 +166,31 @@ def open_model(
     stored = from_record(adata.uns, key)
 
     from scvi_pp._backend import device as devices
-    from scvi_pp._backend import models, weights
     from scvi_pp._backend.query import Posterior
     from scvi_pp._backend.streams import Cells
 
-    model, where = models.named(stored.model), devices.choose(settings.device if device is None else device)
-    try:
-        sources = model.Inputs(**stored.sources)
-        hyperparameters = model.hyperparameters_from(stored.hyperparameters)
-        with devices.private_random(where, seed):
-            network = weights.rebuild(lambda: model.build(hyperparameters), stored.weights)
-        n_trained_rows = stored.n_trained_rows
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what a foreign description can cause
-        msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
-        raise ModelRecordError(msg) from error
+    where = devices.choose(settings.device if device is None else device)
+    network, sources, n_trained_rows = rebuilt(stored, key)
     cells = Cells(_read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new"), where)
     posterior = Posterior(network.to(where), cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
     return FittedModel(key, stored, posterior, data.obs_names)
+
+
+def rebuilt(stored: Fitted, key: str) -> tuple[Any, Any, int]:
+    """The network of a stored model, on the CPU, its sources, and the rows that it was trained on."""
+    from scvi_pp._backend import device as devices
+    from scvi_pp._backend import models, weights
+
+    model = models.named(stored.model)
+    try:
+        sources = model.Inputs(**stored.sources)
+        hyperparameters = model.hyperparameters_from(stored.hyperparameters)
+        with devices.private_random(devices.choose("cpu"), 0):
+            network = weights.rebuild(lambda: model.build(hyperparameters), stored.weights)
+        return network, sources, stored.n_trained_rows
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what a foreign description can cause
+        msg = f"uns['{key}']: the stored model does not describe a {stored.model} network ({error}). Fit again."
+        raise ModelRecordError(msg) from error
 
 
 def _read(data: AnnData, sources: Any, stored: Fitted, verb: str, name: str) -> Any:

@@ -25,9 +25,26 @@ def small_counts(n_obs: int = 60, n_vars: int = 20, seed: int = 0) -> ad.AnnData
     group = np.arange(n_obs) % 3 == 0
     rate = rng.gamma(2.0, 1.0, n_vars) * np.where(group[:, None], rng.gamma(1.0, 1.0, n_vars), 1.0)
     x = sp.csr_matrix(rng.poisson(rate * rng.gamma(3.0, 0.3, (n_obs, 1))).astype(np.float32))
+    return _with_a_bit_of_everything(x, group, [f"gene{i}" for i in range(n_vars)], rng)
+
+
+def small_fragments(n_obs: int = 60, n_vars: int = 20, seed: int = 0) -> ad.AnnData:
+    """The same of chromatin: which regions are open, and how many fragments they have, most of them one."""
+    rng = np.random.default_rng(seed)
+    group = np.arange(n_obs) % 3 == 0
+    chance = np.where(group[:, None], rng.beta(2.0, 3.0, n_vars), rng.beta(2.0, 3.0, n_vars))
+    is_open = rng.uniform(size=(n_obs, n_vars)) < chance * rng.beta(4.0, 2.0, (n_obs, 1))
+    x = sp.csr_matrix((is_open * (1 + rng.poisson(0.4, is_open.shape))).astype(np.float32))
+    return _with_a_bit_of_everything(x, group, [f"region{i}" for i in range(n_vars)], rng)
+
+
+def _with_a_bit_of_everything(
+    x: sp.csr_matrix, group: np.ndarray, names: list[str], rng: np.random.Generator
+) -> ad.AnnData:
+    n_obs, n_vars = x.shape
     batch = pd.Categorical(np.where(np.arange(n_obs) % 2, "b1", "b0"))
     obs = pd.DataFrame({"batch": batch, "group": group}, index=[f"cell{i}" for i in range(n_obs)])
-    adata = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=[f"gene{i}" for i in range(n_vars)]))
+    adata = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=names))
     adata.raw = adata.copy()
     adata.layers["counts"] = x.copy()
     adata.layers["lognorm"] = x.log1p()
@@ -46,6 +63,8 @@ class Verb:
     data: Callable[..., ad.AnnData] = small_counts  # (n_obs, n_vars, seed): counts in X, obs["batch"] with b0 and b1
     quick: Mapping[str, Any] = field(default_factory=dict)
     writes_denoised: bool = True
+    features: str = "genes"  # what the model calls the columns of its data
+    refuses_nothing_but_zeros: bool = False
 
     @property
     def name(self) -> str:
@@ -70,7 +89,11 @@ class Verb:
 
 
 QUICK = {"max_epochs": 1, "n_latent": 2, "n_hidden": 4, "device": "cpu"}
-VERBS = [Verb(svp.tl.scvi, quick=QUICK)]
+VERBS = [
+    Verb(svp.tl.scvi, quick=QUICK),
+    Verb(svp.tl.peakvi, small_fragments, QUICK, features="regions", refuses_nothing_but_zeros=True),
+    Verb(svp.tl.poissonvi, small_fragments, QUICK, features="regions", refuses_nothing_but_zeros=True),
+]
 
 
 def contents(adata: ad.AnnData) -> dict[str, Any]:

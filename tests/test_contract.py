@@ -59,6 +59,7 @@ def test_key_added_replaces_every_name(verb: Verb):
     verb(adata, key_added="mine")
     assert_only_added(before, adata, verb.written("mine"))
     np.testing.assert_array_equal(svp.get.latent(adata, key="mine"), adata.obsm["mine"])
+    np.testing.assert_array_equal(svp.get.latent(adata), adata.obsm["mine"])
 
 
 def test_two_fits_live_side_by_side(verb: Verb):
@@ -68,6 +69,10 @@ def test_two_fits_live_side_by_side(verb: Verb):
     verb(adata, key_added="two", rng=2)
     assert_only_added(before, adata, verb.written("two"))
     np.testing.assert_array_equal(svp.get.latent(adata, key="one"), adata.obsm["one"])
+    with pytest.raises(
+        InputError, match=r"uns holds 2 fitted models\. Say which one with key=\. Models here: one, two"
+    ):
+        svp.get.latent(adata)
 
 
 def test_denoised_layer_is_written_if_wanted_or_small(verb: Verb, capfd):
@@ -80,7 +85,9 @@ def test_denoised_layer_is_written_if_wanted_or_small(verb: Verb, capfd):
         verb(adata)
         said = capfd.readouterr().err
         assert layer not in contents(adata)
-        assert f"tl.denoise(adata, key={verb.name!r})" in said
+        assert f"tl.denoise(adata, key={verb.name!r}" in said
+        assert ("threshold=0.1)" in said) == (verb.features == "regions")
+        assert f"get.denoised(adata, {verb.features}=...)" in said
         verb(adata, denoise=True)
         assert layer in contents(adata)
     with settings.override(max_layer_bytes=4 * adata.n_obs * adata.n_vars):

@@ -89,7 +89,7 @@ def test_fewer_than_two_cells_are_refused(verb: Verb, n: int):
 
 
 def test_no_genes_are_refused(verb: Verb):
-    assert_refused(verb, verb.data()[:, :0].copy(), "60 cells and 0 genes")
+    assert_refused(verb, verb.data()[:, :0].copy(), "60 cells and 0 features")
 
 
 def test_one_gene_is_enough(verb: Verb):
@@ -108,17 +108,20 @@ def test_empty_cells_and_all_zero_genes_give_finite_results(verb: Verb, capfd):
     capfd.readouterr()
     with svp.settings.override(verbosity=1):
         verb(adata, batch_key="batch", max_epochs=3)
-    assert "2 of 60 cells have no counts" in capfd.readouterr().err
+    assert f"2 of 60 cells have no counts in the modelled {verb.features}" in capfd.readouterr().err
     assert np.isfinite(adata.obsm[f"X_{verb.name}"]).all()
     if verb.writes_denoised:
         assert np.isfinite(adata.layers[f"{verb.name}_denoised"]).all()
     assert np.isfinite(adata.uns[verb.name]["history"]["elbo_train"]).all()
 
 
-def test_nothing_but_zeros_gives_finite_results(verb: Verb):
+def test_nothing_but_zeros_gives_finite_results_or_is_refused(verb: Verb):
     adata = verb.data()
     adata.X = sp.csr_matrix(adata.shape, dtype=np.float32)
-    assert np.isfinite(verb.latent(adata, max_epochs=2)).all()
+    if verb.refuses_nothing_but_zeros:
+        assert_refused(verb, adata, f"X holds no count above zero: none of the 20 {verb.features} is open in any cell")
+    else:
+        assert np.isfinite(verb.latent(adata, max_epochs=2)).all()
 
 
 def test_enormous_counts_give_finite_results(verb: Verb):

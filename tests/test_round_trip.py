@@ -72,9 +72,9 @@ FILES: dict[str, Callable[[ad.AnnData, Path], ad.AnnData]] = {
 # ---- what is made of a fitted object, and what it then says
 
 MERGES = (None, "same", "unique", "first", "only")
-LOST = r"uns has no key 'scvi'.* A concat drops uns unless uns_merge is given"
+LOST = r"uns holds no fitted model.* A concat drops uns unless uns_merge is given"
 MIXED = r"does not match its checksum \(sha256\).* a concat mixed two models|dropped by a concat of different models"
-TOO_LITTLE = r"uns has no key 'scvi'|too little of it is left|dropped by a concat"
+TOO_LITTLE = r"uns holds no fitted model|too little of it is left|dropped by a concat"
 
 
 def halves(one: ad.AnnData) -> list[ad.AnnData]:
@@ -121,12 +121,12 @@ SILENT: dict[str, tuple[Callable[[ad.AnnData, ad.AnnData], ad.AnnData], type, st
     "some genes": (
         lambda one, _: one[:, :12].copy(),
         InputError,
-        "var_names lacks 8 of the model's 20 genes: gene12, ",
+        "var_names lacks 8 of the model's 20 features: gene12, ",
     ),
     "a view of some genes": (
         lambda one, _: one[:, 5:],
         InputError,
-        "var_names lacks 5 of the model's 20 genes: gene0, ",
+        "var_names lacks 5 of the model's 20 features: gene0, ",
     ),
     "renamed genes": (lambda one, _: renamed(one), InputError, "may be of another kind"),
     "without the counts": (lambda one, _: without_counts(one), MissingKeyError, "adata has no layer 'counts'"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scvi_pp._backend.kernels.softmax_heads import Heads
-from scvi_pp._backend.layers import FullyConnected
+from scvi_pp._backend.layers import ConditionalLinear, FullyConnected
 
 if TYPE_CHECKING:
     from scvi_pp._backend.layers import Activation, Norms
@@ -139,6 +139,78 @@ class AccessibilityDecoder(nn.Module):
             out: Tensor = self.logits(h)
             return out
         return F.linear(h, self.logits.weight[columns], self.logits.bias[columns])
+
+
+class Proteins(NamedTuple):
+    """What the decoder says of every protein of every cell, (cells, proteins) each."""
+
+    log_background: Tensor  # mean of the log of the background
+    background_deviation: Tensor  # standard deviation of that log
+    log_factor: Tensor  # log of how far the foreground is above the background, none below zero
+    background_logits: Tensor  # of the chance that the count is background
+
+
+class ProteinDecoder(nn.Module):
+    """Latent position and covariates -> background, foreground and which of them is seen, each with layers of its own.
+
+    What leaves these layers is read off together with the latent position and the categories once more.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_proteins: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        n_levels: tuple[int, ...],
+        norms: Norms,
+        dropout_rate: float,
+    ) -> None:
+        super().__init__()
+
+        def body() -> FullyConnected:
+            return FullyConnected(
+                n_in,
+                n_hidden,
+                n_layers,
+                n_levels=n_levels,
+                deeply_inject=True,
+                norms=norms,
+                dropout_rate=dropout_rate,
+            )
+
+        def head() -> ConditionalLinear:
+            return ConditionalLinear(n_hidden + n_in, n_proteins, n_levels)
+
+        self.background_body, self.foreground_body, self.mixing_body = body(), body(), body()
+        self.log_background, self.log_background_deviation = head(), head()
+        self.excess, self.background_logits = head(), head()
+
+    def forward(self, z: Tensor, codes: Tensor | None = None) -> Proteins:
+        """z (cells, n_in), codes (cells, n_categories)."""
+        background, foreground, mixing = (
+            torch.cat([body(z, codes), z], dim=1)
+            for body in (self.background_body, self.foreground_body, self.mixing_body)
+        )
+        return Proteins(
+            self.log_background(background, codes),
+            self.log_background_deviation(background, codes).exp(),
+            torch.log1p(torch.relu(self.excess(foreground, codes))),
+            self.background_logits(mixing, codes),
+        )
+
+
+class DispersionTable(nn.Module):
+    """The log dispersion of each feature: one for all cells, or one for each group of cells."""
+
+    def __init__(self, n_groups: int, n_features: int) -> None:
+        super().__init__()
+        self.log_dispersion = nn.Parameter(torch.randn(n_groups, n_features))
+
+    def forward(self, group: Tensor) -> Tensor:
+        """group (cells,) codes -> (features,) if there is but one, else (cells, features)."""
+        return self.log_dispersion[0] if len(self.log_dispersion) == 1 else self.log_dispersion[group]
 
 
 def log_softplus(x: Tensor) -> Tensor:

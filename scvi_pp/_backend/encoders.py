@@ -65,11 +65,26 @@ class GaussianEncoder(nn.Module):
 class ScalarEncoder(nn.Module):
     """One number read off each cell, such as how deeply it was sequenced."""
 
-    def __init__(self, n_in: int, *, n_hidden: int, n_layers: int, n_levels: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        n_levels: tuple[int, ...] = (),
+        deeply_inject: bool = False,
+        norms: Norms = Norms(batch=False, layer=True),  # noqa: B008 - a tuple
+    ) -> None:
         super().__init__()
-        norms = Norms(batch=False, layer=True)
         self.body = FullyConnected(
-            n_in, n_hidden, n_layers, n_levels=n_levels, norms=norms, dropout_rate=0.0, activation="leaky_relu"
+            n_in,
+            n_hidden,
+            n_layers,
+            n_levels=n_levels,
+            deeply_inject=deeply_inject,
+            norms=norms,
+            dropout_rate=0.0,
+            activation="leaky_relu",
         )
         self.number = nn.Linear(n_hidden, 1)
 

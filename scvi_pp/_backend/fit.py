@@ -68,6 +68,7 @@ class Plan:
     seed: int
     training_rows: np.ndarray = field(repr=False)
     validation_rows: np.ndarray = field(repr=False)
+    groups: np.ndarray | None = field(default=None, repr=False)  # of all cells; every minibatch has its share of each
     precision: Precision = "float32"
     checkpoint: Path | None = None
     progress_bar: str | None = None  # its label
@@ -79,7 +80,7 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """What makes this run this run, as JSON."""
         plan = asdict(self)
-        for name in ("training_rows", "validation_rows", "checkpoint", "progress_bar"):
+        for name in ("training_rows", "validation_rows", "groups", "checkpoint", "progress_bar"):
             del plan[name]
         return {**plan, "rows": checkpoint.digest((self.training_rows, self.validation_rows))}
 
@@ -130,6 +131,7 @@ class _Loop:
         self.network, self.cells, self.plan, self.facts = network, cells, plan, facts
         self.training = torch.tensor(plan.training_rows, device=cells.index_device)
         self.validation = torch.tensor(plan.validation_rows, device=cells.index_device)
+        self.groups = None if plan.groups is None else torch.tensor(plan.groups[plan.training_rows])
         self.optimizer = SharedAdam(network, weight_decay=plan.weight_decay)
         self.n_steps = n_minibatches(len(plan.training_rows), plan.batch_size)  # of an epoch
         self.one_epoch = self._one_epoch_on_this_device()
@@ -190,7 +192,7 @@ class _Loop:
         progress = [step / in_all for step in range(first, first + n_steps)]
         kl_weights = [schedule.kl_weight_at(there) for there in progress]
         learning_rates = [schedule.learning_rate_at(there) * self.run.slowdown for there in progress]
-        order = in_random_order(self.training)
+        order = in_random_order(self.training, self.groups)
         taken = self.one_epoch(order, kl_weights, learning_rates, lambda: button.pressed)
         bound, reconstruction = (taken.sums / taken.n_cells).tolist()
         return {

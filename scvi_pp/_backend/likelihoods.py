@@ -5,15 +5,17 @@ Means and dispersions are held as logarithms, so that nothing overflows and no e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
 
 from scvi_pp._backend.kernels import bernoulli, negative_binomial, poisson, zero_inflated_negative_binomial
 from scvi_pp._backend.kernels.counts import dense
+from scvi_pp._backend.kernels.gamma_ratio import log_gamma_ratio
 
 if TYPE_CHECKING:
     from scvi_pp._backend.sparse import SparseRows
@@ -161,6 +163,79 @@ class Bernoulli:
 
 
 @dataclass(frozen=True)
+class NegativeBinomialMixture:
+    """Counts of a protein: background alone, or a foreground some times above it; both with one dispersion.
+
+    The log of the background may itself be Gaussian. The mean is that over all backgrounds; a likelihood and a sample
+    are those at one draw of it.
+    """
+
+    log_background: Tensor  # (cells, proteins)
+    log_factor: Tensor  # (cells, proteins), of the foreground over the background
+    log_dispersion: Tensor  # (proteins,) or (cells, proteins)
+    background_logits: Tensor  # (cells, proteins), of the chance that a count is background
+    deviation: Tensor | None = None  # (cells, proteins), of the log background; None: it is known
+
+    @property
+    def background(self) -> Tensor:
+        """Mean of the counts that are background: of a log-normal, if its log is not known."""
+        spread = 0.0 if self.deviation is None else self.deviation.square() / 2
+        return (self.log_background + spread).exp()
+
+    @property
+    def foreground(self) -> Tensor:
+        """Mean of the counts that are not."""
+        return self.background * self.log_factor.exp()
+
+    @property
+    def foreground_probability(self) -> Tensor:
+        return torch.sigmoid(-self.background_logits)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.lerp(self.background, self.foreground, self.foreground_probability)
+
+    def drawn(self) -> NegativeBinomialMixture:
+        """The same with one draw of the background."""
+        if self.deviation is None:
+            return self
+        log_background = Normal(self.log_background, self.deviation, validate_args=False).rsample()
+        return replace(self, log_background=log_background, deviation=None)
+
+    def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor:
+        """Sum over proteins, (cells,), at one draw of the background."""
+        x, log_odds = dense(counts), self.drawn().log_background - self.log_dispersion
+        theta = self.log_dispersion.exp()
+        in_both = log_gamma_ratio(theta.expand_as(x), x)[0] - torch.lgamma(x + 1)
+        background, foreground = (
+            -theta * F.softplus(each) - x * F.softplus(-each) for each in (log_odds, log_odds + self.log_factor)
+        )
+        logits = self.background_logits
+        mixed = torch.logaddexp(background + F.logsigmoid(logits), foreground + F.logsigmoid(-logits))
+        return (in_both + mixed).sum(1)
+
+    def sample_denoised(self) -> Tensor:
+        """One draw of the rate behind the counts, (cells, proteins)."""
+        is_foreground = torch.bernoulli(self.foreground_probability)
+        log_mean = self.drawn().log_background + is_foreground * self.log_factor
+        return NegativeBinomial(log_mean, self.log_dispersion).sample_denoised()
+
+    def sample(self) -> Tensor:
+        """One posterior predictive draw, (cells, proteins)."""
+        return torch.poisson(self.sample_denoised().clamp(max=LARGEST_RATE))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Name -> (cells, proteins)."""
+        return {
+            "mean": self.mean,
+            "background": self.background,
+            "foreground": self.foreground,
+            "foreground_probability": self.foreground_probability,
+            "dispersion": self.log_dispersion.exp().expand_as(self.log_background),
+        }
+
+
+@dataclass(frozen=True)
 class Gaussian:
     """Real-valued expression about its mean; for data that was normalised already."""
 
@@ -192,3 +267,14 @@ class Gaussian:
     def sample_denoised(self) -> Tensor:
         """One draw about the mean, (cells, genes)."""
         return self.sample()
+
+
+def likelihood_of_counts(
+    log_mean: Tensor, log_dispersion: Tensor | None, dropout_logits: Tensor | None
+) -> Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial:
+    """The one that has these parameters."""
+    if log_dispersion is None:
+        return Poisson(log_mean)
+    if dropout_logits is None:
+        return NegativeBinomial(log_mean, log_dispersion)
+    return ZeroInflatedNegativeBinomial(log_mean, log_dispersion, dropout_logits)

@@ -54,13 +54,19 @@ def expression_moments(cells: Cells, rows: Tensor, *, block: int = 4096) -> Mome
 
 
 def open_share(cells: Cells, rows: Tensor, *, block: int = 4096) -> Tensor:
-    """The share of cells in which each region is open, float32 (regions,)."""
+    """How often each region is open where it could be seen, float32 (regions,).
+
+    A cell could be seen as well as its size factor says, if there is one; else each counts as a whole cell.
+    """
     n_regions = cells.minibatch(rows[:1]).counts.shape[1]
     n_open = torch.zeros(n_regions, dtype=torch.int64, device=cells.device)
-    for _, cell in cells.blocks(block, rows):
+    exposure = 0.0
+    for where, cell in cells.blocks(block, rows):
         (_, region), x = at_counts(cell.counts, torch.float32)
         n_open += torch.bincount(region[x > 0], minlength=n_regions)
-    return n_open.float() / len(rows)
+        n = where.stop - where.start
+        exposure += n if cell.size_factor is None else float(cell.size_factor.sum(dtype=torch.float64))
+    return (n_open / exposure).float()
 
 
 def library_moments(cells: Cells, rows: Tensor, n_batches: int, *, block: int = 4096) -> tuple[Tensor, Tensor]:
@@ -76,3 +82,16 @@ def library_moments(cells: Cells, rows: Tensor, n_batches: int, *, block: int = 
     deviation = (log_total - mean[batch]).square()
     variance = torch.bincount(batch, deviation, minlength=n_batches) / n.clamp(min=1)
     return mean.float(), torch.where(variance > 0, variance, 1.0).float()
+
+
+def log_moments(cells: Cells, rows: Tensor, *, block: int = 4096) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of log(1 + count) of each feature, float32 (features,) each."""
+    n_features = cells.minibatch(rows[:1]).counts.shape[1]
+    total, squared = torch.zeros(2, n_features, dtype=torch.float64, device=cells.device)
+    for _, cell in cells.blocks(block, rows):
+        (_, column), x = at_counts(cell.counts, torch.float64)
+        log_x = x.log1p()
+        total += torch.bincount(column, log_x, minlength=n_features)
+        squared += torch.bincount(column, log_x * log_x, minlength=n_features)
+    mean = total / len(rows)
+    return mean.float(), (squared / len(rows) - mean * mean).clamp(min=0).sqrt().float()

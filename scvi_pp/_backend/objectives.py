@@ -14,6 +14,7 @@ class Elbo(NamedTuple):
     reconstruction: Tensor  # log p(x | z)
     divergence: Tensor  # KL terms that the warm-up scales
     fixed_divergence: Tensor  # KL terms at full weight from the first step on
+    penalty: Tensor | None = None  # what training adds to the loss; no part of the bound
 
     @property
     def bound(self) -> Tensor:
@@ -25,5 +26,6 @@ class Elbo(NamedTuple):
         return torch.stack([self.bound, self.reconstruction]).detach().sum(1, dtype=torch.float64)
 
     def loss(self, kl_weight: float | Tensor) -> Tensor:
-        """Mean negative bound with its warmed-up part weighted."""
-        return -(self.reconstruction - kl_weight * self.divergence - self.fixed_divergence).mean()
+        """Mean negative bound with its warmed-up part weighted, and the mean penalty."""
+        loss = -(self.reconstruction - kl_weight * self.divergence - self.fixed_divergence).mean()
+        return loss if self.penalty is None else loss + self.penalty.mean()

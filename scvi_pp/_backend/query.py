@@ -1,21 +1,22 @@
 """What a fitted network says of cells, a block at a time.
 
 `Posterior` needs nothing of a network but encode, latent, decode and expression. Results do not depend on `batch_size`:
-draws of a latent position are made for all cells at once, before any block is looked at, and where a network draws by
-itself the blocks are those of its own size, whatever was asked for.
+draws of a latent position belong to the cell, whichever block it is in, and where a network draws by itself the blocks
+are those of its own size, whatever was asked for.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
 from scvi_pp._backend import kernels, noise
+from scvi_pp._backend.answering import Regional
 from scvi_pp._backend.crew import crew, working_together
 from scvi_pp._backend.device import private_random
 from scvi_pp._backend.rows_above import RowsAbove
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributions import Normal
 
-    from scvi_pp._backend.likelihoods import Likelihood
-    from scvi_pp._backend.objectives import Elbo
+    from scvi_pp._backend.answering import Answering
     from scvi_pp._backend.streams import Cells
 
 # entries of the arrays of a block, a few of which are alive at a time: 16 MB in all, near the size of a cache
@@ -36,30 +36,6 @@ LARGEST_BLOCK = 4096
 # entries of a tile of dense rows on their way into a sparse matrix: 128 MB
 TILE_ENTRIES = 32_000_000
 SIMPLEX_DRAWS = 1000
-
-
-class Answering(Protocol):
-    """What a network must be able to do to be asked."""
-
-    hyperparameters: Any
-
-    @property
-    def n_features(self) -> int: ...
-    def eval(self) -> Any: ...
-    def encode(self, cells: Any) -> Any: ...
-    def latent(self, position: Tensor) -> Tensor: ...
-    def decode(self, z: Tensor, library: Tensor, cells: Any) -> Likelihood: ...
-    def expression(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
-    def elbo(self, cells: Any) -> Elbo: ...
-    def log_importance_weight(self, posterior: Any, cells: Any) -> Tensor: ...
-
-
-@runtime_checkable
-class Regional(Protocol):
-    """What a network of chromatin can do besides."""
-
-    def expression_with_regions(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
-    def factor_of_regions(self) -> Tensor: ...
 
 
 class Posterior:
@@ -122,7 +98,7 @@ class Posterior:
 
     def denoised(
         self,
-        out: np.ndarray | RowsAbove,
+        out: np.ndarray,
         *,
         columns: np.ndarray | None,
         into: np.ndarray | None = None,
@@ -130,19 +106,56 @@ class Posterior:
         batches: Sequence[int] | None,
         n_samples: int | None,
         with_regions: bool = False,
-    ) -> np.ndarray | csr_matrix:
+    ) -> np.ndarray:
         """Fill `out` (cells, width) with expression at a library size (None: that of the cell).
 
         `with_regions` leaves in what is peculiar to each region of chromatin. `columns` are the genes asked for (None:
         all), `into` the columns of `out` they go to (None: all, in order). Means over draws and batches are kept
-        running, so memory does not grow with either; `RowsAbove` is filled from a tile of dense rows at a time.
+        running, so memory does not grow with either.
         """
+        mean_of = self._mean_expression(columns, library_size, batches, n_samples, with_regions)
+        with self._asking():
+            self._accumulate(mean_of, out, slice(None) if into is None else into, n_samples)
+        return out
+
+    def denoised_above(
+        self,
+        threshold: float,
+        *,
+        n_columns: int,
+        columns: np.ndarray | None,
+        into: np.ndarray | None = None,
+        library_size: float | None,
+        batches: Sequence[int] | None,
+        n_samples: int | None,
+        with_regions: bool = False,
+    ) -> csr_matrix:
+        """The same as a sparse matrix (cells, n_columns) without means below the threshold, a tile of rows at a time."""
+        mean_of = self._mean_expression(columns, library_size, batches, n_samples, with_regions)
+        width = self.n_features if columns is None else len(columns)
+        out = RowsAbove(threshold, n_columns, into=into)
+        with self._asking():
+            for rows in self._tiles(width):
+                tile = np.empty((rows.stop - rows.start, width), dtype=np.float32)
+                self._accumulate(mean_of, tile, slice(None), n_samples, rows)
+                out.add(tile)
+        return out.matrix()
+
+    def _mean_expression(
+        self,
+        columns: np.ndarray | None,
+        library_size: float | None,
+        batches: Sequence[int] | None,
+        n_samples: int | None,
+        with_regions: bool,
+    ) -> Callable[[Any, Tensor | None], np.ndarray]:
+        """What one draw (None: the posterior mean) adds to the mean over draws and batches, for some cells."""
         passes = list(batches) if batches is not None else [None]
         share = 1 / (len(passes) * (n_samples or 1))
         wanted = None if columns is None else torch.as_tensor(columns, device=self.cells.device)
         expression = self._regional().expression_with_regions if with_regions else self.network.expression
 
-        def mean(cells: Any, drawn: Tensor | None) -> np.ndarray:
+        def mean_of(cells: Any, drawn: Tensor | None) -> np.ndarray:
             z, library = self._position(cells, drawn)
             size = library.exp() if library_size is None else torch.full_like(library, library_size)
             total: Any = 0.0
@@ -150,16 +163,7 @@ class Posterior:
                 total = total + expression(z, _moved(cells, batch), wanted)
             return _host(total.mul_(size * share))
 
-        with self._asking():
-            if isinstance(out, np.ndarray):
-                self._accumulate(mean, out, slice(None) if into is None else into, n_samples)
-                return out
-            width = self.n_features if columns is None else len(columns)
-            for rows in self._tiles(width):
-                tile = np.empty((rows.stop - rows.start, width), dtype=np.float32)
-                self._accumulate(mean, tile, slice(None), n_samples, rows)
-                out.add(tile)
-            return out.matrix()
+        return mean_of
 
     def _accumulate(
         self,
@@ -243,10 +247,7 @@ class Posterior:
 
     def region_factors(self) -> np.ndarray | None:
         """What is peculiar to each region of chromatin, (regions,); None of a model without regions."""
-        if not isinstance(self.network, Regional):
-            return None
-        with self._asking():
-            return _host(self.network.factor_of_regions())
+        return region_factors(self.network)
 
     def _regional(self) -> Regional:
         if not isinstance(self.network, Regional):
@@ -351,6 +352,14 @@ class Posterior:
         for draw in torch.cat([half, -half]).split(50):
             mean += self.network.latent(q_z.loc[:, None] + q_z.scale[:, None] * draw).sum(1)
         return mean / SIMPLEX_DRAWS
+
+
+def region_factors(network: Answering) -> np.ndarray | None:
+    """What is peculiar to each region of chromatin, (regions,); None of a model without regions."""
+    if not isinstance(network, Regional):
+        return None
+    with torch.inference_mode():
+        return _host(network.factor_of_regions())
 
 
 def _log_expected_library(posterior: Any) -> Tensor:

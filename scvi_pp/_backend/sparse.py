@@ -72,6 +72,17 @@ class SparseRows:
         """1 where there are counts."""
         return SparseRows(self.places, self.values.sign())
 
+    def rows(self, index: Tensor) -> SparseRows:
+        """Some of the rows, in the order asked for by their numbers, (n_rows,)."""
+        starts = self.places.starts.long()
+        first = starts[index]
+        lengths = starts[index + 1] - first
+        ends = lengths.cumsum(0)
+        place = torch.repeat_interleave(first - ends + lengths, lengths)
+        place += torch.arange(len(place), device=index.device)
+        new_starts = torch.cat([ends.new_zeros(1), ends]).int()
+        return SparseRows(Places(new_starts, self.places.columns[place], self.places.n_columns), self.values[place])
+
     def dense(self) -> Tensor:
         """(rows, columns)."""
         out = torch.zeros(self.shape, dtype=self.values.dtype, device=self.values.device)

@@ -131,9 +131,24 @@ class Cells:
             yield where, self.minibatch(rows[where])
 
 
-def in_random_order(rows: Tensor) -> Tensor:
-    """Every row once; the same order on every device."""
-    return rows[torch.randperm(len(rows)).to(rows.device)]
+def in_random_order(rows: Tensor, groups: Tensor | None = None) -> Tensor:
+    """Every row once; the same order on every device.
+
+    With the group of each row, in host memory, every stretch of the order has its share of every group.
+    """
+    order = torch.randperm(len(rows))
+    if groups is not None:
+        order = order[_spread(groups[order])]
+    return rows[order.to(rows.device)]
+
+
+def _spread(groups: Tensor) -> Tensor:
+    """The order in which the members of each group, in their order, lie evenly from the first place to the last."""
+    place = torch.empty(len(groups), dtype=torch.float64)
+    for group in groups.unique():
+        members = (groups == group).nonzero()[:, 0]
+        place[members] = (torch.arange(len(members)) + torch.rand(len(members), dtype=torch.float64)) / len(members)
+    return place.argsort(stable=True)
 
 
 def n_minibatches(n_rows: int, batch_size: int) -> int:

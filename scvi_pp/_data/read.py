@@ -1,4 +1,4 @@
-"""From AnnData to arrays: a model's inputs, learned at the fit and read from any data."""
+"""From AnnData or MuData to arrays: a model's inputs, learned at the fit and read from any data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, Self, TypeVar
 
 from anndata import AnnData
+from mudata import MuData
 
+from scvi_pp._data.multiome import OfModalities, observations
+from scvi_pp._data.sources import columns_of
 from scvi_pp._errors import InputError, listing
 
 
@@ -22,7 +25,7 @@ class Inputs(Protocol):
 T = TypeVar("T", bound=Inputs)
 
 
-def learn(data: AnnData, sources: T, *, verb: str) -> T:
+def learn(data: AnnData | MuData, sources: T, *, verb: str) -> T:
     """Return the same sources after each has checked the data of the fit and remembers how to read.
 
     Parameters
@@ -34,14 +37,35 @@ def learn(data: AnnData, sources: T, *, verb: str) -> T:
     verb
         The public function that was called, as `tl.scvi`, for messages.
     """
-    check_anndata(data, verb=verb)
-    return type(sources)._make(None if source is None else source.learn(data) for source in sources)
+    parts = _parts_for(data, sources, verb)
+    return type(sources)._make(None if source is None else source.learn(part) for source, part in parts)
 
 
-def read(data: AnnData, sources: T, *, verb: str) -> T:
+def read(data: AnnData | MuData, sources: T, *, verb: str) -> T:
     """Return the arrays that learned sources read from any data, in the same NamedTuple."""
-    check_anndata(data, verb=verb)
-    return type(sources)._make(None if source is None else source.read(data) for source in sources)
+    parts = _parts_for(data, sources, verb)
+    return type(sources)._make(None if source is None else source.read(part) for source, part in parts)
+
+
+def _parts_for(data: AnnData | MuData, sources: Inputs, verb: str) -> list[tuple[Any, Any]]:
+    """Each source with what it reads: the data, or of a MuData the table of its cells."""
+    whole = list(sources)
+    if not any(isinstance(source, OfModalities) for source in whole):
+        check_anndata(data, verb=verb)
+        return [(source, data) for source in whole]
+    check_mudata(data, verb=verb)
+    keys = dict.fromkeys(key for source in whole for key in columns_of(source))
+    table = observations(data, keys)
+    return [(source, data if isinstance(source, OfModalities) else table) for source in whole]
+
+
+def check_mudata(data: object, *, verb: str) -> None:
+    """Refuse everything but a MuData, and say how to make one."""
+    if isinstance(data, MuData):
+        return
+    way = "Make one with pp.organize_multiome" if isinstance(data, AnnData) else "Read a file with mudata.read_h5mu"
+    msg = f"{verb} takes a MuData, not {type(data).__name__}. {way}."
+    raise InputError(msg)
 
 
 def check_anndata(data: object, *, verb: str) -> None:

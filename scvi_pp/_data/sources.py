@@ -19,6 +19,7 @@ from anndata import AnnData
 
 from scvi_pp._data.columns import SEPARATOR, as_keys, check_texts, groups, label, numbers, refuse_beyond_float32
 from scvi_pp._data.counts import Counts
+from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber
 from scvi_pp._errors import InputError, did_you_mean, listing
 
 __all__ = [
@@ -256,8 +257,19 @@ class Share:
 
 
 KINDS: Mapping[str, type[Any]] = {
-    kind.__name__: kind for kind in (Counts, Category, Categories, Numbers, Positive, Share)
+    kind.__name__: kind
+    for kind in (Counts, Category, Categories, Numbers, Positive, Share, ModalityCounts, Present, RowNumber)
 }
+
+
+def columns_of(source: object) -> tuple[str, ...]:
+    """Return the columns of `obs` that a source reads."""
+    match source:
+        case Category(keys=keys) | Categories(keys=keys) | Numbers(keys=keys):
+            return keys
+        case Positive(key=key) | Share(key=key) if key is not None:
+            return (key,)
+    return ()
 
 
 def source_from_dict(stored: object) -> Source:
@@ -271,8 +283,13 @@ def source_from_dict(stored: object) -> Source:
     if set(stored) != names | {"kind"}:
         msg = f"A stored {kind.__name__} holds {listing(sorted(names))}, not {listing(stored)}."
         raise InputError(msg)
-    source: Source = kind(**{name: _tuples(stored[name]) for name in names})
+    source: Source = kind(**{name: _part(stored[name]) for name in names})
     return source
+
+
+def _part(value: object) -> object:
+    """A source within a source, or a plain value."""
+    return source_from_dict(value) if isinstance(value, Mapping) else _tuples(value)
 
 
 def _as_float32(data: AnnData, key: str) -> npt.NDArray[np.float32]:

@@ -1,16 +1,19 @@
-"""Every key that scvi_pp writes into an AnnData, in one place; all of them or none."""
+"""Every key that scvi_pp writes into an AnnData or a MuData, in one place; all of them or none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
-from scvi_pp._errors import InputError
+from scvi_pp._errors import InputError, listing
+
+Part: TypeAlias = tuple[Any, Mapping[str, Any]]  # a place of an object, and what goes there
 
 
 def key_names(model: str, key_added: str | None) -> tuple[str, str, str]:
@@ -70,7 +73,39 @@ def write(
     _check(adata, obsm, layers, uns, obs)
     if adata.is_view:
         adata._init_as_actual(adata.copy())  # assigning to a view would warn about just this
-    parts = [(adata.obsm, obsm), (adata.layers, layers), (adata.uns, uns), (adata.obs, obs)]
+    _put([(adata.obsm, obsm), (adata.layers, layers), (adata.uns, uns), (adata.obs, obs)])
+
+
+def write_multimodal(
+    mdata: MuData, *, obsm: Mapping[str, Any], uns: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write these entries, layers by modality, or leave the object as it was if anything fails or is interrupted."""
+    check_multimodal_writable(mdata)
+    for key, value in obsm.items():
+        check_key(key, argument="key")
+        if np.shape(value)[0] != mdata.n_obs:
+            msg = f"obsm['{key}'] has shape {np.shape(value)}, which does not fit {mdata.n_obs} cells."
+            raise InputError(f"{msg} Nothing was written.")
+    for key in uns:
+        check_key(key, argument="key")
+    parts: list[Part] = [(mdata.obsm, obsm), (mdata.uns, uns)]
+    for name, entries in layers.items():
+        _check(mdata.mod[name], {}, entries, {}, {})
+        parts.append((mdata.mod[name].layers, entries))
+    _put(parts)
+
+
+def check_multimodal_writable(mdata: MuData) -> None:
+    """Refuse what cannot take results: a view, or a modality that is one. To be called before any training."""
+    views = [f"mdata['{name}']" for name, modality in mdata.mod.items() if modality.is_view]
+    if mdata.is_view or views:
+        what = "mdata is a view" if mdata.is_view else f"{listing(views)} is a view"
+        msg = f"{what} of another object and cannot take results. Call mdata = mdata.copy() first."
+        raise InputError(msg)
+
+
+def _put(parts: Iterable[Part]) -> None:
+    parts = list(parts)
     undo = [_restoring(target, key) for target, entries in parts for key in entries]
     try:
         for target, entries in parts:

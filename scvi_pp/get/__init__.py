@@ -13,6 +13,7 @@ from scvi_pp.get._likelihood_parameters import likelihood_parameters
 from scvi_pp.get._marginal_log_likelihood import marginal_log_likelihood
 from scvi_pp.get._model_info import model_info
 from scvi_pp.get._reconstruction_error import reconstruction_error
+from scvi_pp.get._region_factors import region_factors
 from scvi_pp.get._samples import samples
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "marginal_log_likelihood",
     "model_info",
     "reconstruction_error",
+    "region_factors",
     "samples",
 ]

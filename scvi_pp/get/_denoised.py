@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scvi_pp import _docs
-from scvi_pp._fitted_model import open_model, rows_above
+from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
 from scvi_pp.get._options import checked_flag, checked_library_size, checked_samples, checked_threshold
 
@@ -96,7 +96,7 @@ def denoised(
         n_samples=draws,
     )
     if least is not None:
-        return model.posterior.denoised(rows_above(least, len(names)), columns=columns, **options)
+        return model.posterior.denoised_above(least, n_columns=len(names), columns=columns, **options)
     out = np.empty((len(model.obs_names), len(names)), dtype=np.float32)
     model.posterior.denoised(out, columns=columns, **options)
     return pd.DataFrame(out, index=model.obs_names, columns=names)

@@ -92,7 +92,9 @@ def feature_correlation(
         adata, key, verb="get.feature_correlation", adata_new=adata_new, seed=seed, batch_size=batch_size
     )
     if model.has_shares and library_size is not None:
-        raise InputError(f"library_size={size:g} has no meaning for {model.stored.model}: it has probabilities. Leave it out.")
+        raise InputError(
+            f"library_size={size:g} has no meaning for {model.stored.model}: it has probabilities. Leave it out."
+        )
     if library_size is None and not model.has_shares:
         size = USUAL_LIBRARY_SIZE
     columns = model.columns(genes, regions)

@@ -70,5 +70,7 @@ def samples(
     checked_count("n_samples", n_samples)
     seed = seed_from(rng, random_state)
     model = open_model(adata, key, verb="get.samples", adata_new=adata_new, seed=seed, batch_size=batch_size)
-    draws = model.posterior.predictive(n_samples, columns=model.columns(genes, regions), batches=model.batches(transform_batch))
+    draws = model.posterior.predictive(
+        n_samples, columns=model.columns(genes, regions), batches=model.batches(transform_batch)
+    )
     return draws[0] if n_samples == 1 else draws

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anndata
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """One of the inputs. The names of its cells are those of the result: `obs` and `origin` have them."""
+    """One of the inputs, with the names of cells that it came with."""
 
     argument: str
     modalities: dict[str, AnnData]
     obs: pd.DataFrame  # of all cells
     origin: pd.Series  # what each cell was measured in
-    ending: bool = False  # whether the origin was appended to the names of cells
+    origin_in_names: bool = False  # of the result
 
     def check_unique(self) -> None:
         """Refuse names of cells or features that occur twice."""
@@ -37,18 +37,11 @@ class Source:
                     twice = listing(names[names.duplicated()].unique(), limit=3, quoted=True)
                     raise InputError(f"{axis} of {place} hold {twice} more than once. Call {axis}_make_unique().")
 
-    def with_origin_in_names(self) -> Source:
-        """The same with names such as 'cell1_paired'."""
-        names = self.obs.index + "_" + self.origin.to_numpy()
-        return replace(self, obs=self.obs.set_axis(names), origin=self.origin.set_axis(names), ending=True)
-
-    def table_of(self, name: str) -> pd.DataFrame:
-        """The table of the cells of a modality, with their names in the result."""
-        table = self.modalities[name].obs
-        if not self.ending:
+    def named(self, table: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
+        """A table of some of the cells, with their names in the result."""
+        if not self.origin_in_names:
             return table
-        before = [f"{cell.removesuffix('_' + origin)}" for cell, origin in self.origin.items()]
-        return table.set_axis(pd.Series(self.origin.index, index=before).loc[table.index].to_numpy())
+        return table.set_axis(table.index + "_" + self.origin.loc[table.index].to_numpy())
 
 
 def joined_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -77,7 +70,7 @@ def joined_modality(name: str, sources: Sequence[Source], *, noun: str, matching
     """A modality of all inputs that have it; never the memory of the user."""
     having = [source for source in sources if name in source.modalities]
     parts = [source.modalities[name] for source in having]
-    obs = joined_tables([source.table_of(name) for source in having])
+    obs = joined_tables([source.named(source.modalities[name].obs) for source in having])
     if len(parts) == 1:
         alone = parts[0].to_memory() if parts[0].isbacked else parts[0].copy()
         alone.raw = None  # of all features, where genes and regions were in one object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
@@ -104,7 +105,7 @@ def organize_multiome(
         raise InputError("The inputs have no cells. Pass one with at least one cell.")
     sources = _with_unique_names(sources)
 
-    origin = pd.concat([source.origin for source in sources])
+    origin = pd.concat([source.named(source.origin) for source in sources])
     origin = origin.astype(pd.CategoricalDtype([name for name in ORIGINS if (origin == name).any()]))
     names = dict.fromkeys([*NOUNS, *(name for source in sources for name in source.modalities)])
     modalities = {
@@ -116,7 +117,7 @@ def organize_multiome(
         modality.obs["modality"] = origin.loc[modality.obs_names]
     in_rna, in_atac = modalities["rna"].obs_names, modalities["atac"].obs_names
     cells = in_rna.append(in_atac.difference(in_rna, sort=False))
-    obs = joined_tables([source.obs for source in sources]).assign(modality=origin).loc[cells]
+    obs = joined_tables([source.named(source.obs) for source in sources]).assign(modality=origin).loc[cells]
     _report(obs, modalities)
     return multimodal(modalities, obs)
 
@@ -184,8 +185,9 @@ def _from_mudata(multiome: MuData) -> Source:
     neither = ~(has_rna | has_atac)
     if neither.any():
         raise InputError(
-            f"{int(neither.sum()):,} cells of multiome are neither in 'rna' nor in 'atac' "
-            f"({listing(cells[neither], limit=3)}). Leave them out: mdata[mdata.obsm['rna'] | mdata.obsm['atac']]."
+            f"{int(neither.sum()):,} cells of multiome are neither in 'rna' nor in 'atac': "
+            f"{listing(cells[neither], limit=3)}. Leave them out: "
+            "mdata[(mdata.obsmap['rna'] > 0) | (mdata.obsmap['atac'] > 0)]."
         )
     pulled = {f"{name}:{column}" for name, modality in modalities.items() for column in modality.obs}
     table = multiome.obs.loc[:, [column not in pulled for column in multiome.obs]]
@@ -196,12 +198,12 @@ def _from_mudata(multiome: MuData) -> Source:
 
 def _with_unique_names(sources: list[Source]) -> list[Source]:
     """With the origin appended to all names of cells if two inputs share one."""
-    names = pd.Index([name for source in sources for name in source.obs.index])
+    names = _names_of(sources)
     if names.is_unique:
         return sources
     clashing = names[names.duplicated()].unique()
-    renamed = [source.with_origin_in_names() for source in sources]
-    names = pd.Index([name for source in renamed for name in source.obs.index])
+    renamed = [replace(source, origin_in_names=True) for source in sources]
+    names = _names_of(renamed)
     if not names.is_unique:
         twice = listing(names[names.duplicated()].unique(), limit=3)
         raise InputError(
@@ -214,6 +216,10 @@ def _with_unique_names(sources: list[Source]) -> list[Source]:
         "them as multiome."
     )
     return renamed
+
+
+def _names_of(sources: list[Source]) -> pd.Index:
+    return pd.Index([name for source in sources for name in source.named(source.origin).index])
 
 
 def _check_apart(modalities: dict[str, AnnData]) -> None:

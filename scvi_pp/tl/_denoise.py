@@ -1,4 +1,4 @@
-"""Denoised expression of a fitted model, as a layer."""
+"""Denoised expression or accessibility of a fitted model, as a layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scvi_pp._data.read import check_anndata
 from scvi_pp._data.write import check_key, check_writable, write
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
-from scvi_pp.get._options import checked_library_size, checked_samples
+from scvi_pp.get._options import checked_flag, checked_library_size, checked_samples, checked_threshold
 from scvi_pp.tl._fitting import denoised_layer
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @_docs.documented(
     KEY=_docs.KEY,
     ADATA_NEW=_docs.ADATA_NEW.replace("Ask about", "Denoise, and write to,"),
+    NORMALIZE=_docs.NORMALIZE,
     TRANSFORM_BATCH=_docs.TRANSFORM_BATCH,
     N_SAMPLES=_docs.N_SAMPLES,
     BATCH_SIZE=_docs.BATCH_SIZE,
@@ -31,23 +32,28 @@ if TYPE_CHECKING:
 def denoise(
     adata: AnnData,
     *,
-    key: str = "scvi",
+    key: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
+    regions: Sequence[str] | str | None = None,
     library_size: float | Literal["latent"] = 1.0,
+    normalize_cells: bool = False,
+    normalize_regions: bool = False,
     transform_batch: object = None,
     n_samples: int | None = None,
+    threshold: float | None = None,
     batch_size: int | None = None,
     key_added: str | None = None,
     rng: Seed = None,
     random_state: Seed = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Write denoised expression of a fitted model into a layer.
+    """Write denoised expression, or accessibility, of a fitted model into a layer.
 
     What the model expects of each cell, freed from sampling noise and, with `transform_batch`, from batch effects. Use
-    it for plots and correlations of genes; for tests between groups use the model itself, since denoised values are
-    smoother than data and make tests too sure. Memory is the layer and a constant.
+    it for plots and correlations; for tests between groups use the model itself, since denoised values are smoother than
+    data and make tests too sure. Memory is the layer and a constant; with `threshold` the layer is sparse, which a
+    matrix of a hundred thousand regions has to be.
 
     Parameters
     ----------
@@ -55,14 +61,19 @@ def denoise(
         The object a model was fitted to.
     {KEY}
     {ADATA_NEW}
-    genes
-        Denoise these genes only; the others are NaN in the layer. For a small table see `get.denoised`.
+    genes, regions
+        Denoise these genes only, or these regions if the model is one of chromatin; give one of the two. The others are
+        NaN in the layer (absent from a sparse one). For a small table see `get.denoised`.
     library_size
         The total that each cell's expression is scaled to: 1 gives shares, 1e4 counts per ten thousand, `"latent"` the
         cell's own library size, which makes values comparable to the counts. After a fit with `size_factor_key`, what
-        the expression per unit of size factor is multiplied with.
+        the expression per unit of size factor is multiplied with. Of PeakVI, whose values are probabilities, a factor
+        of at most 1.
+    {NORMALIZE}
     {TRANSFORM_BATCH}
     {N_SAMPLES}
+    threshold
+        Values below become zero, after any averaging, and the layer is sparse. 0 keeps every value.
     {BATCH_SIZE}
     key_added
         Name of the layer, f"{key}_denoised" by default.
@@ -75,7 +86,8 @@ def denoise(
     `None`, or the copy if `copy=True`. Sets the following field:
 
     `.layers['scvi_denoised' | key_added]` : :class:`numpy.ndarray` (dtype `float32`, shape `(n_obs, n_vars)`)
-        Denoised expression; NaN for genes that were not modelled or not asked for.
+        Denoised values; NaN for what was not modelled or not asked for. With `threshold`
+        :class:`scipy.sparse.csr_matrix` (dtype `float32`), without entries there.
 
     Examples
     --------
@@ -91,19 +103,21 @@ def denoise(
     check_anndata(target, verb="tl.denoise")
     if copy:
         target = target.copy()
-    size = checked_library_size(library_size)
-    seed, draws = seed_from(rng, random_state), checked_samples(n_samples)
-    layer = f"{key}_denoised" if key_added is None else check_key(key_added)
+    size, draws, least = checked_library_size(library_size), checked_samples(n_samples), checked_threshold(threshold)
+    by_cell = checked_flag("normalize_cells", normalize_cells)
+    by_region = checked_flag("normalize_regions", normalize_regions)
+    seed = seed_from(rng, random_state)
+    layer = None if key_added is None else check_key(key_added)
     model = open_model(adata, key, verb="tl.denoise", adata_new=target, seed=seed, batch_size=batch_size)
     check_writable(target)
-    values = denoised_layer(
-        model.posterior,
-        target,
-        model.genes,
-        columns=model.columns(genes),
+    options = model.denoising(
         library_size=size,
-        batches=model.batches(transform_batch),
+        normalize_cells=by_cell,
+        normalize_regions=by_region,
+        transform_batch=transform_batch,
         n_samples=draws,
     )
-    write(target, obsm={}, layers={layer: values}, uns={})
+    columns = model.columns(genes, regions)
+    values = denoised_layer(model.posterior, target, model.features, columns=columns, threshold=least, options=options)
+    write(target, obsm={}, layers={layer or f"{model.key}_denoised": values}, uns={})
     return target if copy else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,16 +12,25 @@ from scvi_pp._data.fitted import Fitted, check_save_model, to_record
 from scvi_pp._data.read import check_anndata, read
 from scvi_pp._data.write import check_writable, key_names, write
 from scvi_pp._errors import InputError, TrainingError, listing
+from scvi_pp._fitted_model import kind_of_features
 from scvi_pp._settings import settings
 from scvi_pp.tl._training import checked, plan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
     from scvi_pp._backend.fit import Outcome
     from scvi_pp.tl._training import Training
+
+    Look: TypeAlias = Callable[[csr_matrix, str], None]
+
+
+# how the layer of a fit asks for denoised values
+PLAIN: dict[str, Any] = {"library_size": 1.0, "batches": None, "n_samples": None}
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Call:
         check_writable(self.adata)
         key_names(self.model, self.key_added)
         check_save_model(self.save_model)
-        checked(self.training, verb=self.verb)
+        checked(self.training, model=self.model)
         if self.denoise not in (None, True, False):
             raise InputError(f"denoise={self.denoise!r} must be True, False or None.")
         if self.adata.n_obs < 2:
@@ -53,19 +62,32 @@ class Call:
         return f"tl.{self.model}"
 
 
-def fit_and_write(call: Call, sources: Any, hyperparameters: Any, params: dict[str, Any]) -> None:
-    """Train the model on the object's cells, then write latent, denoised layer and model, all or nothing."""
+def fit_and_write(
+    call: Call,
+    sources: Any,
+    hyperparameters: Any,
+    params: dict[str, Any],
+    *,
+    look: Look | None = None,
+    sparse_layer: str = "",
+) -> None:
+    """Train the model on the object's cells, then write latent, denoised layer and model, all or nothing.
+
+    `look` is shown the counts and their place before training, to refuse them or to remark on them. `sparse_layer` are
+    the arguments by which tl.denoise makes a layer that is not dense, if that makes sense for the model.
+    """
     from scvi_pp._backend import device as devices
     from scvi_pp._backend import models, weights
     from scvi_pp._backend.query import Posterior
     from scvi_pp._backend.streams import Cells
 
     where = devices.choose(settings.device if call.device is None else call.device)
-    network, outcome, cells = _train(call, models.named(call.model), sources, hyperparameters, where, Cells)
+    network, outcome, cells = _train(call, models.named(call.model), sources, hyperparameters, where, Cells, look)
     trained = call.adata.n_obs * outcome.n_epochs
     posterior = Posterior(network, cells, seed=call.seed, n_trained_rows=trained)
     obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
-    layers = _layers(call, posterior, sources.counts.var_names, layer_key)
+    kind = kind_of_features(asdict(hyperparameters))
+    layers = _layers(call, posterior, sources.counts.var_names, layer_key, kind=kind, sparse_layer=sparse_layer)
     facts = _facts(call, outcome, where)
     fitted = Fitted(
         model=call.model,
@@ -81,15 +103,18 @@ def fit_and_write(call: Call, sources: Any, hyperparameters: Any, params: dict[s
     _report(call, outcome, where, [f"obsm['{obsm_key}']", *(f"layers['{key}']" for key in layers), f"uns['{uns_key}']"])
 
 
-def _train(call: Call, model: Any, sources: Any, hyperparameters: Any, where: Any, cells_on: Any) -> Any:
+def _train(
+    call: Call, model: Any, sources: Any, hyperparameters: Any, where: Any, cells_on: Any, look: Look | None
+) -> Any:
     from scvi_pp._backend.checkpoint import digest
     from scvi_pp._backend.device import private_random
     from scvi_pp._backend.fit import Diverged, fit
 
     arrays = read(call.adata, sources, verb=call.verb)
-    _refuse_negative_values(arrays.counts, sources.counts.place)
-    _report_empty_cells(arrays.counts)
-    options = checked(call.training, verb=call.verb)
+    if look is not None:
+        look(arrays.counts, sources.counts.place)
+    _report_empty_cells(arrays.counts, kind_of_features(asdict(hyperparameters)))
+    options = checked(call.training, model=call.model)
     training = plan(options, n_cells=call.adata.n_obs, seed=call.seed, label=call.model)
     with private_random(where, call.seed):
         cells = cells_on(arrays, where)
@@ -101,18 +126,21 @@ def _train(call: Call, model: Any, sources: Any, hyperparameters: Any, where: An
     try:
         return network, fit(network, cells, training, facts=facts), cells
     except Diverged as error:
-        raise TrainingError(_divergence(call, error.rows)) from error
+        raise TrainingError(_divergence(call, hyperparameters, error.rows)) from error
 
 
-def _divergence(call: Call, rows: np.ndarray) -> str:
+def _divergence(call: Call, hyperparameters: Any, rows: np.ndarray) -> str:
     finding = f"{call.verb}: the loss was never finite, even at the smallest learning rate tried."
     if len(rows):
         names = listing(call.adata.obs_names[rows], quoted=True)
         return f"{finding} The model cannot explain {len(rows)} cells: {names}. Look at their counts, or remove them."
-    return f"{finding} Try a smaller learning_rate, gene_likelihood='nb', or look for extreme counts."
+    simpler = " gene_likelihood='nb'," if "gene_likelihood" in asdict(hyperparameters) else ""
+    return f"{finding} Try a smaller learning_rate,{simpler} or look for extreme counts."
 
 
-def _layers(call: Call, posterior: Any, genes: tuple[str, ...], layer_key: str) -> dict[str, np.ndarray]:
+def _layers(
+    call: Call, posterior: Any, features: tuple[str, ...], layer_key: str, *, kind: str, sparse_layer: str
+) -> dict[str, np.ndarray]:
     """The denoised layer, if it is wanted and may be that large; NaN where a gene was not modelled."""
     adata = call.adata
     n_bytes = 4 * adata.n_obs * adata.n_vars
@@ -120,13 +148,14 @@ def _layers(call: Call, posterior: Any, genes: tuple[str, ...], layer_key: str) 
         return {}
     if call.denoise is None and n_bytes > settings.max_layer_bytes:
         _, key, _ = key_names(call.model, call.key_added)
+        more = f", {sparse_layer}" if sparse_layer else ""
         _logging.info(
             f"The denoised layer would take {n_bytes / 1e9:.1f} GB, more than settings.max_layer_bytes: not written. "
-            f"Get it with tl.denoise(adata, key={key!r}), or some genes with get.denoised(adata, genes=...)."
+            f"Get it with tl.denoise(adata, key={key!r}{more}), or some {kind} with get.denoised(adata, {kind}=...)."
         )
         return {}
     try:
-        return {layer_key: denoised_layer(posterior, adata, genes)}
+        return {layer_key: denoised_layer(posterior, adata, features)}
     except (KeyboardInterrupt, MemoryError) as error:  # the model is worth more than the layer
         reason = "was stopped" if isinstance(error, KeyboardInterrupt) else "does not fit into memory"
         _logging.warning(f"The denoised layer {reason}: the model is written without it. tl.denoise writes it later.")
@@ -135,30 +164,36 @@ def _layers(call: Call, posterior: Any, genes: tuple[str, ...], layer_key: str) 
         return {}
 
 
-def denoised_layer(posterior: Any, adata: AnnData, genes: tuple[str, ...], **options: Any) -> np.ndarray:
-    """Denoised expression shaped like the object: NaN where a gene was not modelled or not asked for."""
-    options = {"columns": None, "library_size": 1.0, "batches": None, "n_samples": None, **options}
-    names = genes if options["columns"] is None else [genes[column] for column in options["columns"]]
+def denoised_layer(
+    posterior: Any,
+    adata: AnnData,
+    features: tuple[str, ...],
+    *,
+    columns: np.ndarray | None = None,
+    threshold: float | None = None,
+    options: dict[str, Any] = PLAIN,
+) -> np.ndarray | csr_matrix:
+    """Denoised values shaped like the object: NaN where a gene was not modelled or not asked for.
+
+    With `threshold` sparse, and nothing there.
+    """
+    columns = None if columns is None else np.unique(columns)
+    names = features if columns is None else [features[column] for column in columns]
     into = adata.var_names.get_indexer(list(names))
+    if threshold is not None:
+        return posterior.denoised_above(threshold, n_columns=adata.n_vars, columns=columns, into=into, **options)
     if adata.n_vars == len(into) and np.array_equal(into, np.arange(len(into))):
         out = np.empty(adata.shape, dtype=np.float32)
-        return np.asarray(posterior.denoised(out, into=None, **options))
+        return np.asarray(posterior.denoised(out, columns=columns, into=None, **options))
     out = np.full(adata.shape, np.nan, dtype=np.float32)
-    return np.asarray(posterior.denoised(out, into=into, **options))
+    return np.asarray(posterior.denoised(out, columns=columns, into=into, **options))
 
 
-def _refuse_negative_values(counts: Any, place: str) -> None:
-    """Counts were checked when they were read; this is for likelihoods of values that were normalised."""
-    if counts.nnz and counts.data.min() < 0:
-        msg = f"{place} holds negative values (smallest {counts.data.min():g}): it looks scaled."
-        raise InputError(f"{msg} gene_likelihood='normal' takes log-normalised expression, before sc.pp.scale.")
-
-
-def _report_empty_cells(counts: Any) -> None:
+def _report_empty_cells(counts: csr_matrix, kind: str) -> None:
     n_empty = int(np.sum(np.diff(counts.indptr) == 0))
     if n_empty:
         _logging.warning(
-            f"{n_empty} of {counts.shape[0]} cells have no counts in the modelled genes: their latent position says "
+            f"{n_empty} of {counts.shape[0]} cells have no counts in the modelled {kind}: their latent position says "
             "nothing. Consider sc.pp.filter_cells(adata, min_counts=1)."
         )
 

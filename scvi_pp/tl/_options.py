@@ -1,14 +1,18 @@
-"""Checks of a model's options: one message for every impossible choice or number."""
+"""The options that models share, and their checks: one message for every impossible choice or number."""
 
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
 from scvi_pp._errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+LatentDistribution = Literal["normal", "ln"]
+BatchRepresentation = Literal["one-hot", "embedding"]
+Where = Literal["encoder", "decoder", "both", "none"]
 
 
 def check_choices(given: Mapping[str, Any], choices: Mapping[str, Any]) -> None:

@@ -13,22 +13,30 @@ from scvi_pp._data.sources import Categories, Category, Numbers, Positive
 from scvi_pp._errors import InputError
 from scvi_pp._seed import seed_from
 from scvi_pp.tl._fitting import Call, fit_and_write
-from scvi_pp.tl._options import check_choices, check_flags, check_names, check_rate, check_sizes
+from scvi_pp.tl._options import (
+    BatchRepresentation,
+    LatentDistribution,
+    Where,
+    check_choices,
+    check_flags,
+    check_names,
+    check_rate,
+    check_sizes,
+)
+from scvi_pp.tl._training import documented_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
     from scvi_pp._seed import Seed
     from scvi_pp.tl._training import Training
 
 Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]
 GeneLikelihood = Literal["zinb", "nb", "poisson", "normal"]
-LatentDistribution = Literal["normal", "ln"]
-BatchRepresentation = Literal["one-hot", "embedding"]
-Where = Literal["encoder", "decoder", "both", "none"]
 CHOICES = {
     "dispersion": Dispersion,
     "gene_likelihood": GeneLikelihood,
@@ -40,7 +48,7 @@ CHOICES = {
 SIZES = ("n_latent", "n_hidden", "n_layers", "n_batch_embedding")
 
 
-@_docs.documented(RANDOM=_docs.RANDOM, TRAINING=_docs.TRAINING)
+@_docs.documented(RANDOM=_docs.RANDOM, TRAINING=documented_for("scvi"))
 def scvi(
     adata: AnnData,
     *,
@@ -202,7 +210,7 @@ def scvi(
     if copy:
         call = replace(call, adata=adata.copy())
     sources, hyperparameters = _declare(call.adata, options, **keys)
-    fit_and_write(call, sources, hyperparameters, {**keys, **options})
+    fit_and_write(call, sources, hyperparameters, {**keys, **options}, look=_refuse_negative_values)
     return call.adata if copy else None
 
 
@@ -257,3 +265,10 @@ def _declare(
         **options,
     )
     return sources, hyperparameters
+
+
+def _refuse_negative_values(counts: csr_matrix, place: str) -> None:
+    """Counts were checked when they were read; this is for likelihoods of values that were normalised."""
+    if counts.nnz and counts.data.min() < 0:
+        msg = f"{place} holds negative values (smallest {counts.data.min():g}): it looks scaled."
+        raise InputError(f"{msg} gene_likelihood='normal' takes log-normalised expression, before sc.pp.scale.")

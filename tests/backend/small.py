@@ -1,7 +1,8 @@
-"""Small data and a small scVI: what most tests of the engine train and ask."""
+"""Small data, a small scVI, and small models of chromatin: what most tests of the engine train and ask."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scvi_pp._backend.fit import Plan
+from scvi_pp._backend.models import peakvi, poissonvi
 from scvi_pp._backend.models.scvi import Hyperparameters, Inputs, Network, build
 from scvi_pp._backend.streams import Cells
 
@@ -42,26 +44,52 @@ def arrays(
     )
 
 
-def cells(inputs: Inputs[Any]) -> Cells:
+def regions(n_cells: int = 60, n_regions: int = 20, *, size_factor: bool = False, **options: Any) -> peakvi.Inputs[Any]:
+    """The same counts as of regions, the first of which is open in every cell; a size factor is a share."""
+    found = arrays(n_cells, n_regions, **options)._asdict()
+    del found["labels"]
+    share = np.random.default_rng(1).uniform(0.2, 1, n_cells).astype(np.float32) if size_factor else None
+    return peakvi.Inputs(**{**found, "size_factor": share})
+
+
+def cells(inputs: tuple[Any, ...]) -> Cells:
     """The arrays on the CPU."""
     return Cells(inputs, CPU)
 
 
 def network(inputs: Inputs[Any], *, seed: int = 0, **options: Any) -> Network:
     """An untrained scVI of the right shape; the global random state is left alone."""
-    shape = Hyperparameters(
-        n_genes=inputs.counts.shape[1],
-        n_batches=int(inputs.batch.max()) + 1,
-        n_labels=2,
-        n_levels=tuple(int(n) + 1 for n in inputs.categories.max(0)) if inputs.categories.size else (),
-        n_numbers=inputs.numbers.shape[1],
-        has_size_factor=inputs.size_factor is not None,
-        n_latent=3,
-        n_hidden=8,
-    )
+    shape = Hyperparameters(n_genes=inputs.counts.shape[1], n_labels=2, **_shape(inputs))
+    return _built(build, replace(shape, **options), seed)
+
+
+def peakvi_network(inputs: peakvi.Inputs[Any], *, seed: int = 0, **options: Any) -> peakvi.Network:
+    """An untrained PeakVI of the right shape."""
+    shape = peakvi.Hyperparameters(n_regions=inputs.counts.shape[1], **_shape(inputs))
+    return _built(peakvi.build, replace(shape, **options), seed)
+
+
+def poissonvi_network(inputs: Inputs[Any], *, seed: int = 0, **options: Any) -> poissonvi.Network:
+    """An untrained PoissonVI of the right shape."""
+    shape = poissonvi.Hyperparameters(n_regions=inputs.counts.shape[1], **_shape(inputs))
+    return _built(poissonvi.build, replace(shape, **options), seed)
+
+
+def _shape(inputs: Any) -> dict[str, Any]:
+    return {
+        "n_batches": int(inputs.batch.max()) + 1,
+        "n_levels": tuple(int(n) + 1 for n in inputs.categories.max(0)) if inputs.categories.size else (),
+        "n_numbers": inputs.numbers.shape[1],
+        "has_size_factor": inputs.size_factor is not None,
+        "n_latent": 3,
+        "n_hidden": 8,
+    }
+
+
+def _built(build: Callable[[Any], Any], hyperparameters: Any, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build(replace(shape, **options))
+        return build(hyperparameters)
 
 
 def plan(n_cells: int = 60, **options: Any) -> Plan:

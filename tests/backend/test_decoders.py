@@ -1,4 +1,4 @@
-"""A latent position becomes expression."""
+"""A latent position becomes expression, or accessibility."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from scvi_pp._backend.decoders import ExpressionDecoder, inverse_softplus, log_softplus
+from scvi_pp._backend import decoders
+from scvi_pp._backend.decoders import AccessibilityDecoder, ExpressionDecoder, inverse_softplus, log_softplus
 from scvi_pp._backend.layers import Norms
 
 Z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
@@ -59,6 +61,33 @@ def test_decoding_is_without_dropout():
     assert torch.equal(network(Z, CODES).log_scale, network(Z, CODES).log_scale)
 
 
+@pytest.mark.parametrize("sums_to_one", [True, False])
+def test_expression_is_the_exponential_of_the_first_head(sums_to_one: bool):
+    network = decoder(sums_to_one=sums_to_one)
+    torch.testing.assert_close(network.expression(Z, CODES), network.log_scale(Z, CODES).exp())
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("sums_to_one", [True, False])
+def test_expression_of_some_genes_counts_all_of_them_a_block_at_a_time(
+    sums_to_one: bool, biased: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(decoders, "GENES_AT_A_TIME", 4)  # of eleven
+    network, columns = decoder(sums_to_one=sums_to_one), torch.tensor([9, 0, 4])
+    whole = network.expression(Z, CODES, biased=biased)
+    torch.testing.assert_close(network.expression(Z, CODES, columns, biased=biased), whole[:, columns])
+
+
+@pytest.mark.parametrize("sums_to_one", [True, False])
+def test_without_the_bias_expression_is_that_of_a_decoder_whose_bias_is_nothing(sums_to_one: bool):
+    network = decoder(sums_to_one=sums_to_one)
+    found = network.expression(Z, CODES, biased=False)
+    assert not torch.allclose(found, network.expression(Z, CODES))
+    with torch.no_grad():
+        network.scale.bias.zero_()
+    torch.testing.assert_close(found, network.expression(Z, CODES))
+
+
 def test_log_softplus_is_right_from_minus_a_hundred_to_a_thousand():
     x = torch.tensor([-100.0, -15.1, -14.9, -1.0, 0.0, 1.0, 30.0, 1000.0])
     expected = [math.log(math.log1p(math.exp(v))) if v < 700 else math.log(v) for v in x.tolist()]
@@ -75,3 +104,34 @@ def test_log_softplus_has_a_finite_gradient_everywhere():
 def test_inverse_softplus_is_the_inverse():
     y = torch.tensor([1e-6, 1e-3, 0.5, 3.0, 50.0])
     torch.testing.assert_close(log_softplus(inverse_softplus(y)).exp(), y, rtol=1e-4, atol=0.0)
+
+
+# ---- accessibility
+
+
+def of_chromatin(**options: object) -> AccessibilityDecoder:
+    shape = {"n_hidden": 8, "n_layers": 2, "n_levels": (2,), "deeply_inject": False, "norms": Norms(False, True)}
+    return AccessibilityDecoder(3, 11, **{**shape, **options})
+
+
+def test_the_logit_of_every_region_comes_from_leaky_layers():
+    network = of_chromatin(n_layers=1)
+    h = F.leaky_relu(F.layer_norm(network.body.blocks[0].linear(Z, CODES), (8,)))
+    torch.testing.assert_close(network(Z, CODES), network.logits(h))
+
+
+def test_logits_of_some_regions_are_those_columns_of_all():
+    network, columns = of_chromatin(), torch.tensor([9, 0, 4])
+    torch.testing.assert_close(network(Z, CODES, columns), network(Z, CODES)[:, columns])
+
+
+@pytest.mark.parametrize(("deeply_inject", "n_injected"), [(True, 2), (False, 1)])
+def test_categories_enter_the_first_layer_of_accessibility_or_every_one(deeply_inject: bool, n_injected: int):
+    network = of_chromatin(deeply_inject=deeply_inject)
+    assert sum(len(block.linear.shifts) > 0 for block in network.body.blocks) == n_injected
+    assert not torch.equal(network(Z, CODES), network(Z, 1 - CODES))
+
+
+def test_accessibility_is_decoded_without_dropout():
+    network = of_chromatin().train()
+    assert torch.equal(network(Z, CODES), network(Z, CODES))

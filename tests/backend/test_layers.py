@@ -6,12 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scvi_pp._backend import kernels
 from scvi_pp._backend.layers import Block, ConditionalLinear, FullyConnected, Norms
+from scvi_pp._backend.sparse import SparseRows
 
 NEITHER = Norms(batch=False, layer=False)
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
 CODES = torch.tensor([[0, 0, 2], [1, 0, 0], [1, 0, 1], [0, 0, 2], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
 N_LEVELS = (2, 1, 3)
+MORE = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
 
 
 def test_a_conditional_linear_map_is_the_product_with_one_hot_codes():
@@ -31,6 +34,21 @@ def test_without_categories_it_is_a_linear_map():
     layer = ConditionalLinear(4, 5)
     torch.testing.assert_close(layer(X), F.linear(X, layer.linear.weight, layer.linear.bias))
     torch.testing.assert_close(layer(X, CODES), layer(X))
+
+
+@pytest.mark.parametrize("form", ["auto", "reference"])
+@pytest.mark.parametrize("more", [None, MORE], ids=["counts alone", "more columns"])
+def test_counts_without_their_zeros_give_what_all_columns_side_by_side_give(form: str, more: torch.Tensor | None):
+    counts = X.relu()
+    layer = ConditionalLinear(4 if more is None else 6, 5, N_LEVELS)
+    expected = layer(counts if more is None else torch.cat([counts, more], 1), CODES)
+    (to_weight,) = torch.autograd.grad(expected.square().sum(), layer.linear.weight)
+    with kernels.use(form):
+        for x in (counts, SparseRows.of(counts)):
+            out = layer(x, CODES, more)
+            torch.testing.assert_close(out, expected)
+            (again,) = torch.autograd.grad(out.square().sum(), layer.linear.weight)
+            torch.testing.assert_close(again, to_weight)
 
 
 def test_weights_start_within_the_bound_of_all_that_enters():
@@ -58,6 +76,21 @@ def test_batch_norm_comes_before_layer_norm_and_both_before_relu():
     h = (h - h.mean(0)) / (h.var(0, unbiased=False) + 1e-3).sqrt()
     h = (h - h.mean(1, keepdim=True)) / (h.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(block(X), h.relu(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "slope"), [("relu", 0.0), ("leaky_relu", 0.01)])
+def test_below_zero_a_hundredth_passes_where_the_rectifier_leaks(activation: str, slope: float):
+    block = Block(4, 5, (), NEITHER, 0.0, activation)
+    h = block.linear(X)
+    assert (h < 0).any()
+    torch.testing.assert_close(block(X), torch.where(h > 0, h, slope * h))
+
+
+def test_a_body_hands_its_activation_and_further_columns_to_its_layers():
+    body = FullyConnected(6, 5, 2, n_levels=N_LEVELS, norms=NEITHER, dropout_rate=0.0, activation="leaky_relu").eval()
+    first, second = body.blocks
+    expected = F.leaky_relu(second.linear(F.leaky_relu(first.linear(torch.cat([X, MORE], 1), CODES))))
+    torch.testing.assert_close(body(X, CODES, MORE), expected)
 
 
 def test_dropout_acts_in_training_alone():

@@ -14,6 +14,7 @@ import torch
 from scvi_pp._backend.device import private_random
 from scvi_pp._backend.likelihoods import (
     LARGEST_RATE,
+    Bernoulli,
     Gaussian,
     NegativeBinomial,
     Poisson,
@@ -152,3 +153,73 @@ def test_dispersion_may_differ_between_cells():
     for row, dispersion in enumerate((0.5, 5.0)):
         alone = NegativeBinomial(log_mean[:1], torch.tensor([dispersion]).log())
         torch.testing.assert_close(each.log_likelihood(counts)[row], alone.log_likelihood(counts[:1])[0])
+
+
+# ---- open or closed
+
+REGION, CELL, FACTOR = 0.8, -0.4, 1.2  # logits
+FACTORS: dict[str, tuple[float | None, float | None]] = {
+    "both factors": (CELL, FACTOR),
+    "no cell factor": (None, FACTOR),
+    "no region factor": (CELL, None),
+    "no factors": (None, None),
+}
+every_factor = pytest.mark.parametrize("factors", FACTORS)
+
+
+def bernoulli(factors: str, n_cells: int = 1, n_regions: int = 1) -> Bernoulli:
+    cell, factor = FACTORS[factors]
+    return Bernoulli(
+        filled(REGION, (n_cells, n_regions)),
+        None if cell is None else filled(cell, (n_cells, 1)),
+        None if factor is None else filled(factor, (n_regions,)),
+    )
+
+
+def chance(factors: str) -> float:
+    logits = [REGION, *(logit for logit in FACTORS[factors] if logit is not None)]
+    return math.prod(1 / (1 + math.exp(-logit)) for logit in logits)
+
+
+@every_factor
+def test_a_region_is_open_as_often_as_all_that_it_takes_is_there(factors: str):
+    p = chance(factors)
+    with private_random(small.CPU, 0):
+        draws = bernoulli(factors, N_DRAWS).sample().double()
+    assert set(draws.unique().tolist()) == {0, 1}
+    assert float(draws.mean()) == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / N_DRAWS))
+    torch.testing.assert_close(bernoulli(factors, 3, 2).mean, filled(p, (3, 2)))
+
+
+@every_factor
+def test_open_and_closed_are_as_likely_as_they_are_probable(factors: str):
+    open_and_closed = bernoulli(factors, 2).log_likelihood(torch.tensor([[1.0], [0.0]])).double()
+    expected = scipy.stats.bernoulli.logpmf([1, 0], chance(factors))
+    np.testing.assert_allclose(open_and_closed, expected, rtol=1e-5)
+    assert float(open_and_closed.exp().sum()) == pytest.approx(1, abs=1e-6)
+
+
+@every_factor
+def test_any_number_of_fragments_is_open(factors: str):
+    likelihood = bernoulli(factors, 3)
+    found = likelihood.log_likelihood(torch.tensor([[1.0], [2.0], [300.0]]))
+    assert (found == found[0]).all()
+
+
+def test_regions_are_independent_given_the_cell():
+    counts = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    logits = torch.tensor([[0.3, -2.0, 1.0], [4.0, 0.1, -0.7]])
+    cell, factor = torch.tensor([[1.0], [-0.5]]), torch.tensor([0.2, 2.0, -1.0])
+    whole = Bernoulli(logits, cell, factor).log_likelihood(counts)
+    alone = [
+        Bernoulli(logits[:, [j]], cell, factor[[j]]).log_likelihood(counts[:, [j]]) for j in range(logits.shape[1])
+    ]
+    torch.testing.assert_close(whole, torch.stack(alone).sum(0))
+
+
+@every_factor
+def test_the_probability_is_all_there_is_of_an_open_region(factors: str):
+    likelihood = bernoulli(factors, 3)
+    assert likelihood.parameters().keys() == {"probability"}
+    torch.testing.assert_close(likelihood.parameters()["probability"], filled(chance(factors), (3, 1)))
+    assert torch.equal(likelihood.sample_denoised(), likelihood.mean)

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scvi_pp._backend import kernels
-from scvi_pp._backend.moments import DISPERSION_RANGE, expression_moments, library_moments
+from scvi_pp._backend.moments import DISPERSION_RANGE, expression_moments, library_moments, open_share
 from tests.backend import small
 
 N_CELLS = 4000
@@ -120,6 +120,30 @@ def test_moments_are_of_the_rows_asked_for_whatever_the_blocks(block: int):
     torch.testing.assert_close(found.share, expected.share)
     torch.testing.assert_close(found.dispersion, expected.dispersion)
     torch.testing.assert_close(found.deviation, expected.deviation)
+
+
+@pytest.mark.parametrize("block", [7, 100_000])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_open_share_is_that_of_the_rows_asked_for_whatever_the_blocks(block: int, dense: bool):
+    inputs = small.regions(100, 12)
+    counts = inputs.counts.toarray()
+    counts[:, 3], counts[5] = 0, 0
+    inputs = inputs._replace(counts=counts if dense else csr_matrix(counts))
+    rows = np.random.default_rng(0).permutation(100)[:60]
+    found = open_share(small.cells(inputs), torch.tensor(rows), block=block)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, (counts[rows] > 0).mean(0), rtol=1e-6)
+    assert found[3] == 0
+
+
+@pytest.mark.parametrize("block", [7, 100_000])
+def test_the_open_share_is_of_what_could_be_seen(block: int):
+    """A cell of which half is seen shows half of its open regions."""
+    inputs = small.regions(100, 12, size_factor=True)
+    rows = np.arange(0, 100, 3)
+    n_open = (inputs.counts.toarray()[rows] > 0).sum(0)
+    found = open_share(small.cells(inputs), torch.tensor(rows), block=block)
+    np.testing.assert_allclose(found, n_open / inputs.size_factor[rows].sum(), rtol=1e-6)
 
 
 def test_library_moments_are_those_of_each_batch():

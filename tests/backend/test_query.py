@@ -12,6 +12,7 @@ import torch
 from scvi_pp._backend import query
 from scvi_pp._backend.fit import fit
 from scvi_pp._backend.kernels.counts import dense
+from scvi_pp._backend.models.scvi import Network
 from scvi_pp._backend.query import Posterior
 from tests.backend import small
 
@@ -21,7 +22,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "normal": {"gene_likelihood": "normal"},
     "ln": {"latent_distribution": "ln", "gene_likelihood": "nb"},
     "latent library": {"use_observed_lib_size": False, "gene_likelihood": "poisson"},
+    "peakvi": {},
+    "peakvi, ln": {"latent_distribution": "ln", "region_factors": False},
+    "poissonvi": {},
 }
+CHROMATIN = tuple(name for name in MODELS if name.startswith(("peakvi", "poissonvi")))
 
 
 def denoised(posterior: Posterior, **options: Any) -> np.ndarray:
@@ -53,9 +58,19 @@ def fitted(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 
 def _fitted(name: str) -> tuple[Any, Any]:
-    inputs = small.arrays(N_CELLS, N_GENES)
-    network = small.network(inputs, **MODELS[name])
-    fit(network, small.cells(inputs), small.plan(N_CELLS, max_epochs=5))
+    network, cells = _untrained(name, N_CELLS, N_GENES)
+    fit(network, cells, small.plan(N_CELLS, max_epochs=5))
+    return network, cells
+
+
+def _untrained(name: str, n_cells: int, n_genes: int, **options: Any) -> tuple[Any, Any]:
+    inputs: Any = (small.regions if name.startswith("peakvi") else small.arrays)(n_cells, n_genes)
+    if name.startswith("peakvi"):
+        network: Any = small.peakvi_network(inputs, **MODELS[name], **options)
+    elif name == "poissonvi":
+        network = small.poissonvi_network(inputs, **MODELS[name], **options)
+    else:
+        network = small.network(inputs, **MODELS[name], **options)
     return network, small.cells(inputs)
 
 
@@ -118,11 +133,62 @@ def test_draws_and_batches_are_averaged(fitted: tuple[Any, Any]):
     np.testing.assert_allclose(denoised(posterior, batches=[0, 1]), np.mean(each, axis=0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("fitted", [name for name in MODELS if not name.startswith("peakvi")], indirect=True)
 def test_shares_sum_to_the_library_size_asked_for(fitted: tuple[Any, Any]):
     posterior = Posterior(*fitted)
     np.testing.assert_allclose(denoised(posterior, library_size=1e4).sum(1), 1e4, rtol=1e-4)
     own = denoised(posterior, library_size=None).sum(1)
     np.testing.assert_allclose(own, posterior.library_size(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("fitted", CHROMATIN, indirect=True)
+@pytest.mark.parametrize("options", [{}, {"n_samples": 2, "batches": [0, 1], "library_size": None}])
+def test_with_regions_accessibility_is_put_on_the_scale_of_each_region(fitted: tuple[Any, Any], options: dict[str, Any]):
+    posterior, columns = Posterior(*fitted), np.array([9, 0, 4])
+    whole = denoised(posterior, with_regions=True, **options)
+    some = denoised(posterior, with_regions=True, columns=columns, **options)
+    np.testing.assert_allclose(some, whole[:, columns], rtol=1e-5)
+    factors, without = posterior.region_factors(), denoised(posterior, **options)
+    if factors.min() > 0:  # of PeakVI: shares; those of PoissonVI belong to its composition
+        np.testing.assert_allclose(whole, without * factors, rtol=1e-5)
+    else:
+        assert not np.allclose(whole, without)
+
+
+@pytest.mark.parametrize("fitted", ["peakvi", "poissonvi"], indirect=True)
+def test_with_regions_and_all_that_is_seen_of_a_cell_accessibility_is_the_mean_of_the_likelihood(
+    fitted: tuple[Any, Any],
+):
+    posterior = Posterior(*fitted)
+    parameters = posterior.parameters(columns=None, n_samples=None)
+    (mean,) = parameters.values()
+    np.testing.assert_allclose(denoised(posterior, with_regions=True, library_size=None), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fitted", ["peakvi", "peakvi, ln"], indirect=True)
+def test_the_library_size_of_a_cell_of_chromatin_is_how_much_of_it_was_seen(fitted: tuple[Any, Any]):
+    posterior = Posterior(*fitted)
+    of_cells = posterior.library_size()
+    assert ((of_cells > 0) & (of_cells < 1)).all()
+    ratio = denoised(posterior, library_size=None) / denoised(posterior)
+    np.testing.assert_allclose(ratio, np.broadcast_to(of_cells[:, None], ratio.shape), rtol=1e-5)
+
+
+def test_a_given_size_factor_is_how_much_of_a_cell_was_seen():
+    inputs = small.regions(N_CELLS, N_GENES, size_factor=True)
+    posterior = Posterior(small.peakvi_network(inputs), small.cells(inputs))
+    np.testing.assert_allclose(posterior.library_size(), inputs.size_factor, rtol=1e-6)
+
+
+def test_region_factors_are_told_of_models_of_chromatin_alone(fitted: tuple[Any, Any]):
+    factors = Posterior(*fitted).region_factors()
+    if isinstance(fitted[0], Network):
+        assert factors is None
+        with pytest.raises(TypeError, match="no regions"):
+            denoised(Posterior(*fitted), with_regions=True)
+        return
+    assert factors.shape == (N_GENES,)
+    assert np.isfinite(factors).all()
 
 
 def test_the_mean_of_many_draws_is_the_latent_mean(fitted: tuple[Any, Any]):
@@ -137,7 +203,7 @@ def test_predictive_draws_have_the_mean_of_the_likelihood(fitted: tuple[Any, Any
     n = 300
     draws = np.mean([matrix.toarray() for matrix in posterior.predictive(n, columns=None, batches=None)], axis=0)
     parameters = posterior.parameters(columns=None, n_samples=n)
-    mean = parameters["mean"] * (1 - parameters.get("dropout", 0.0))
+    mean = parameters["probability" if "probability" in parameters else "mean"] * (1 - parameters.get("dropout", 0.0))
     np.testing.assert_allclose(draws.mean(0), mean.mean(0), rtol=0.15)
 
 
@@ -164,13 +230,11 @@ def test_a_hidden_library_size_is_the_mean_of_its_log_normal():
     np.testing.assert_allclose(Posterior(network, cells).library_size(), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["zinb", "latent library", "ln"])
+@pytest.mark.parametrize("name", ["zinb", "latent library", "ln", *CHROMATIN])
 def test_the_marginal_log_likelihood_is_the_integral_over_what_is_hidden(name: str):
-    inputs = small.arrays(8, 8)
-    cells = small.cells(inputs)
-    network = small.network(inputs, **{**MODELS[name], "n_latent": 2 if name == "ln" else 1}).eval()
-    network.start_from(cells, torch.arange(8))
-    _propose_widely(network)
+    network, cells = _untrained(name, 8, 8, n_latent=2 if name.endswith("ln") else 1)
+    network.eval().start_from(cells, torch.arange(8))
+    _propose_widely(network.scvi if name == "poissonvi" else network)
     found = Posterior(network, cells).marginal_log_likelihood(2000)
     expected = _integral(network, cells.minibatch(torch.arange(8)))
     np.testing.assert_allclose(found, expected, atol=0.05)
@@ -179,9 +243,10 @@ def test_the_marginal_log_likelihood_is_the_integral_over_what_is_hidden(name: s
 @torch.no_grad()
 def _propose_widely(network: Any) -> None:
     """A posterior near the prior, but not the prior: importance weights that vary, though not by much."""
-    for encoder, mean, variance in ((network.encoder, 0.2, 1.2), (network.library_encoder, None, None)):
-        if encoder is None:
-            continue
+    encoders = [(network.encoder, 0.2, 1.2)]
+    if getattr(network, "library_encoder", None) is not None:
+        encoders.append((network.library_encoder, None, None))
+    for encoder, mean, variance in encoders:
         encoder.mean.weight.mul_(0.1)
         encoder.log_variance.weight.mul_(0.1)
         encoder.mean.bias.fill_(network.library_mean.mean() + 0.1 if mean is None else mean)
@@ -195,8 +260,9 @@ def _integral(network: Any, cells: Any) -> np.ndarray:
     z, log_weight = _latent_grid(network)
     n_cells, n_points = len(cells.batch), len(z)
     whole = cells._replace(counts=dense(cells.counts))
-    repeated = type(cells)(*(None if field is None else field.repeat(n_points, 1) for field in whole))
-    repeated = repeated._replace(batch=cells.batch.repeat(n_points), labels=cells.labels.repeat(n_points))
+    repeated = type(cells)(
+        *(None if field is None else field.repeat(n_points, *[1] * (field.ndim - 1)) for field in whole)
+    )
     terms = []
     for library, log_library_weight in _library_grid(network, cells):
         p_x = network.decode(z.repeat_interleave(n_cells, 0), library.repeat(n_points, 1), repeated)
@@ -218,8 +284,9 @@ def _latent_grid(network: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _library_grid(network: Any, cells: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    if network.library_encoder is None:
-        return [(network.encode(cells).library, torch.tensor(0.0))]
+    posterior = network.encode(cells)
+    if posterior.q_library is None:
+        return [(posterior.library, torch.tensor(0.0))]
     p = network.p_library(cells)
     return [(p.loc + p.scale * offset, log_weight) for offset, log_weight in zip(*_normal_grid(0.2), strict=True)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,7 @@ def test_sparse_rows_are_the_dense_rows(matrix: np.ndarray):
     np.testing.assert_array_equal(rows.places.columns, matrix.nonzero()[1])
     counts = torch.from_numpy(np.abs(matrix))
     assert torch.equal(SparseRows.of(counts).log1p().dense(), counts.log1p())
+    assert torch.equal(SparseRows.of(counts).sign().dense(), counts.sign())
 
 
 def test_totals_of_counts_are_exact_and_do_not_feel_the_other_rows():
@@ -168,11 +171,18 @@ def test_a_total_that_is_no_number_stays_in_its_row(value: float):
     assert not torch.isfinite(found[1])
 
 
-def test_the_log_leaves_places_alone_and_values_as_they_were():
+@pytest.mark.parametrize("of", [SparseRows.log1p, SparseRows.sign])
+def test_what_is_made_of_values_leaves_places_alone_and_values_as_they_were(of: Callable[[SparseRows], SparseRows]):
     rows = SparseRows.of(torch.tensor([[0.0, 3.0], [1.0, 0.0]]))
-    logs = rows.log1p()
-    assert logs.places is rows.places
+    made = of(rows)
+    assert made.places is rows.places
     assert rows.values.tolist() == [3, 1]
+
+
+def test_a_zero_that_is_stored_has_no_sign():
+    starts, columns = torch.tensor([0, 2], dtype=torch.int32), torch.tensor([0, 2], dtype=torch.int32)
+    rows = SparseRows(Places(starts, columns, 3), torch.tensor([4.0, 0.0]))
+    assert rows.sign().dense().tolist() == [[1, 0, 0]]
 
 
 def test_rows_without_any_value_are_rows():
@@ -180,6 +190,7 @@ def test_rows_without_any_value_are_rows():
     assert rows.shape == (3, 4)
     assert rows.totals.tolist() == [0, 0, 0]
     assert not rows.log1p().dense().any()
+    assert not rows.sign().dense().any()
     assert rows.places.by_column.starts.tolist() == [0] * 5
 
 

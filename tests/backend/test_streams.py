@@ -73,6 +73,20 @@ def test_each_epoch_is_shuffled_anew_and_by_the_seed():
     assert torch.equal(first, epochs()[0])
 
 
+def test_every_stretch_of_an_order_has_its_share_of_every_group():
+    groups = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    rows = torch.arange(100) + 1000
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        orders = [in_random_order(rows, groups) for _ in range(20)]
+    for order in orders:
+        assert torch.equal(order.sort().values, rows)
+        found = torch.stack([torch.bincount(groups[part - 1000], minlength=3) for part in order.split(20)])
+        assert ((found - torch.tensor([12, 6, 2])).abs() <= 1).all()
+    firsts = torch.stack([order[:20] for order in orders]).flatten()
+    assert len(firsts.unique()) > 90  # any cell may come first
+
+
 @pytest.mark.parametrize("form", ["auto", "analytic"])
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("index", [[0], [5, 5, 5], [7, 0, 3, 0], list(range(20)), []], ids=str)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_pp._data.sources import Categories, Category, Counts, Numbers, Positive, as_keys, source_from_dict
+from scvi_pp._data.sources import Categories, Category, Counts, Numbers, Positive, Share, as_keys, source_from_dict
 from scvi_pp._errors import InputError, MissingKeyError
 
 # anndata 0.13 uses options that pandas 3.1 deprecates.
@@ -125,7 +125,13 @@ def test_measurements_are_no_groups() -> None:
 
 def test_missing_column_is_named_with_the_nearest() -> None:
     data = cells(obs={"batch": ["a"] * N_CELLS, "celltype": ["b"] * N_CELLS})
-    for source in (Category(("bacth",)), Categories(("bacth",)), Numbers(("bacth",)), Positive("bacth")):
+    for source in (
+        Category(("bacth",)),
+        Categories(("bacth",)),
+        Numbers(("bacth",)),
+        Positive("bacth"),
+        Share("bacth"),
+    ):
         with pytest.raises(MissingKeyError) as caught:
             source.learn(data)
         assert str(caught.value) == "obs has no column 'bacth'. Did you mean 'batch'? Columns: batch, celltype."
@@ -192,7 +198,8 @@ def test_categories_have_codes_of_their_own() -> None:
 def test_no_keys_give_no_columns() -> None:
     assert Categories(()).learn(cells()).read(cells()).shape == (N_CELLS, 0)
     assert Numbers(()).learn(cells()).read(cells()).shape == (N_CELLS, 0)
-    assert Positive(None).learn(cells()).read(cells()) is None
+    for nothing in (Positive(None), Share(None)):
+        assert nothing.learn(cells()).read(cells()) is None
 
 
 # ---- numbers
@@ -238,7 +245,7 @@ def test_numbers_of_every_type_are_read(dtype: str) -> None:
 def test_unusable_numbers_are_refused(values: Any, message: str) -> None:
     data = cells(np.ones((3, 1)))
     data.obs["n"] = values
-    for source in (Numbers(("n",)), Positive("n")):
+    for source in (Numbers(("n",)), Positive("n"), Share("n")):
         with pytest.raises(InputError, match=message):
             source.learn(data)
     with pytest.raises(InputError, match=message):
@@ -251,19 +258,38 @@ def test_query_numbers_that_explode_on_the_scale_of_the_fit_are_refused() -> Non
         Numbers(("n",), mean=(0.0,), scale=(1e-300,)).read(data)
 
 
-def test_positive_numbers_are_read_as_they_are() -> None:
-    data = cells(np.ones((3, 1)), obs={"size": [0.5, 1, 2]})
-    size = Positive("size").learn(data).read(data)
+@pytest.mark.parametrize(("source", "values"), [(Positive("size"), [0.5, 1, 2]), (Share("size"), [0.5, 1, 1e-9])])
+def test_positive_numbers_are_read_as_they_are(source: Any, values: list[float]) -> None:
+    data = cells(np.ones((3, 1)), obs={"size": values})
+    size = source.learn(data).read(data)
     assert size is not None
     assert size.dtype == np.float32
-    np.testing.assert_array_equal(size, np.array([0.5, 1, 2], dtype=np.float32))
+    np.testing.assert_array_equal(size, np.array(values, dtype=np.float32))
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, 1e-60])
 def test_sizes_that_are_not_positive_are_counted(bad: float) -> None:
     data = cells(np.ones((3, 1)), obs={"size": [0.5, bad, bad]})
-    with pytest.raises(InputError, match=r"obs\['size'\] is zero or negative in 2 of 3 cells"):
-        Positive("size").learn(data)
+    for source in (Positive("size"), Share("size")):
+        with pytest.raises(InputError, match=r"obs\['size'\] is zero or negative in 2 of 3 cells"):
+            source.learn(data)
+
+
+def test_shares_above_one_are_counted_with_the_way_to_make_shares_of_them() -> None:
+    data = cells(np.ones((4, 1)), obs={"size": [0.5, 1, 2, 40_000]})
+    with pytest.raises(InputError) as caught:
+        Share("size").learn(data)
+    assert str(caught.value) == (
+        "obs['size'] is above 1 in 2 of 4 cells (largest 40000), and has to be a share: above 0 and at most 1. Divide it "
+        "by its largest value: adata.obs['size'] /= adata.obs['size'].max()."
+    )
+    data.obs["size"] /= data.obs["size"].max()
+    assert Share("size").learn(data).read(data).max() == 1
+
+
+def test_a_share_that_exceeds_one_by_rounding_is_one() -> None:
+    data = cells(np.ones((2, 1)), obs={"size": [1 + 1e-12, 0.5]})
+    assert Share("size").learn(data).read(data).max() == 1
 
 
 # ---- all sources
@@ -280,6 +306,8 @@ DECLARED = [
     Numbers(("age",)),
     Positive(None),
     Positive("sizes"),
+    Share(None),
+    Share("sizes"),
 ]
 
 
@@ -298,7 +326,9 @@ def test_sources_do_not_read_before_they_learned() -> None:
             source.read(cells())
 
 
-@pytest.mark.parametrize("source", [Category(("b",)), Categories(("b",)), Numbers(("b",)), Positive("b")], ids=str)
+@pytest.mark.parametrize(
+    "source", [Category(("b",)), Categories(("b",)), Numbers(("b",)), Positive("b"), Share("b")], ids=str
+)
 def test_sources_refuse_data_without_cells(source: Any) -> None:
     data = cells(np.zeros((0, 2)), obs={"b": []})
     with pytest.raises(InputError, match="The data has no cells"):
@@ -318,6 +348,8 @@ def test_sources_refuse_data_without_cells(source: Any) -> None:
         {"kind": ["Counts"]},
         {"kind": "Positive", "key": 3},
         {"kind": "Positive", "key": "a", "more": 1},
+        {"kind": "Share", "key": 3},
+        {"kind": "Share"},
         {"kind": "Category", "keys": "batch", "levels": None},
         {"kind": "Category", "keys": ["batch"], "levels": ["a", "a"]},
         {"kind": "Category", "keys": ["batch"], "levels": [["a"]]},

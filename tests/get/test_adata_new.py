@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from scvi_pp import get
 from scvi_pp._errors import InputError, MissingKeyError
 from tests.contract import assert_same, contents
-from tests.fits import MODELS, cells, fit
+from tests.fits import CHROMATIN, MODELS, cells, fit, like
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -46,16 +46,16 @@ def rearranged(adata: ad.AnnData) -> ad.AnnData:
 
 
 @pytest.mark.parametrize("ask", ASK)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_same_cells_with_genes_in_another_order_get_the_same_answer(name: str, ask: str):
     adata = fit(name)
     np.testing.assert_array_equal(ASK[ask](adata, adata_new=rearranged(adata)), ASK[ask](adata))
 
 
 @pytest.mark.parametrize("ask", ASK)
-@pytest.mark.parametrize("name", ["zinb", "covariates", "embedding"])
+@pytest.mark.parametrize("name", ["zinb", "covariates", "embedding", "peakvi", "poissonvi"])
 def test_asking_writes_nothing(name: str, ask: str):
-    adata, new = fit(name), cells(20, seed=3)
+    adata, new = fit(name), like(name, 20, seed=3)
     before = contents(adata), contents(new)
     ASK[ask](adata)
     ASK[ask](adata, adata_new=new)
@@ -66,16 +66,16 @@ def test_asking_writes_nothing(name: str, ask: str):
     assert_same(contents(new), before[1])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_new_cells_are_named_in_the_answer(name: str):
-    new = cells(15, seed=3)
+    new = like(name, 15, seed=3)
     new.obs_names = [f"new{i}" for i in range(15)]
     table = get.denoised(fit(name), adata_new=new)
     pd.testing.assert_index_equal(table.index, new.obs_names)
     assert get.latent(fit(name), adata_new=new).shape == (15, 2)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_one_cell_can_be_asked_about(name: str):
     adata = fit(name)
     for ask in (get.latent, get.denoised, get.library_size):
@@ -102,7 +102,7 @@ def test_covariates_are_scaled_as_at_the_fit():
 
 @pytest.mark.parametrize("ask", ASK)
 def test_missing_genes_are_named(ask: str):
-    with pytest.raises(InputError, match=r"var_names lacks 3 of the model's 20 genes: gene0, gene1, gene2\."):
+    with pytest.raises(InputError, match=r"var_names lacks 3 of the model's 20 features: gene0, gene1, gene2\."):
         ASK[ask](fit("zinb"), adata_new=cells()[:, 3:])
 
 

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 
 from scvi_pp import get
-from tests.fits import MODELS, cells, fit
+from tests.fits import CHROMATIN, MODELS, cells, fit
 
 pytestmark = pytest.mark.usefixtures("quiet")
 ASKED = [get.elbo, get.reconstruction_error, get.marginal_log_likelihood]
 
 
 @pytest.mark.parametrize("ask", ASKED, ids=lambda ask: ask.__name__)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_answer_is_a_number_and_the_mean_over_cells(name: str, ask):
     adata = fit(name)
     whole = ask(adata, n_samples=2)
@@ -27,7 +27,7 @@ def test_answer_is_a_number_and_the_mean_over_cells(name: str, ask):
     assert per_cell.mean() == pytest.approx(whole)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_elbo_is_below_the_marginal_and_rises_to_it_with_the_draws(name: str):
     adata = fit(name)
     bound, few, many = (
@@ -42,7 +42,7 @@ def test_elbo_is_below_the_marginal_and_rises_to_it_with_the_draws(name: str):
         assert bound < many
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_elbo_is_reconstruction_less_a_divergence(name: str):
     adata = fit(name)
     divergence = -get.reconstruction_error(adata, per_cell=True, rng=1) - get.elbo(adata, per_cell=True, rng=1)

@@ -6,13 +6,13 @@ from scipy.stats import rankdata
 
 from scvi_pp import get
 from scvi_pp._errors import InputError
-from tests.fits import MODELS, fit, genes_of
+from tests.fits import CHROMATIN, MODELS, fit, genes_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("method", ["spearman", "pearson"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_correlations_are_symmetric_with_ones_on_the_diagonal(name: str, method: str):
     table = get.feature_correlation(fit(name), method=method)
     assert list(table.index) == list(table.columns) == genes_of(name)

@@ -66,8 +66,10 @@ def test_what_is_no_anndata_is_refused(name: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_object_without_a_fit_is_told_so(name: str):
-    with pytest.raises(MissingKeyError, match=r"uns has no key 'scvi'\. It holds no fitted model"):
+    with pytest.raises(MissingKeyError, match=r"uns holds no fitted model: fit one \(tl\.scvi"):
         getattr(get, name)(cells())
+    with pytest.raises(MissingKeyError, match=r"uns has no key 'scvi'\. It holds no fitted model"):
+        getattr(get, name)(cells(), key="scvi")
 
 
 def test_batches_can_only_be_asked_for_after_a_fit_with_batches():

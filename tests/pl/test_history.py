@@ -88,6 +88,6 @@ def test_drawing_writes_nothing_and_needs_no_model():
 
 def test_object_without_a_fit_is_told_so():
     n_figures = len(plt.get_fignums())
-    with pytest.raises(MissingKeyError, match=r"uns has no key 'scvi'\. It holds no fitted model"):
+    with pytest.raises(MissingKeyError, match=r"uns holds no fitted model: fit one"):
         pl.history(cells())
     assert len(plt.get_fignums()) == n_figures

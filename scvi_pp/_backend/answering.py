@@ -1,0 +1,35 @@
+"""What a network must be able to do to be asked about cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scvi_pp._backend.likelihoods import Likelihood
+    from scvi_pp._backend.objectives import Elbo
+
+
+class Answering(Protocol):
+    """What any network can do."""
+
+    hyperparameters: Any
+
+    @property
+    def n_features(self) -> int: ...
+    def eval(self) -> Any: ...
+    def encode(self, cells: Any) -> Any: ...
+    def latent(self, position: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor, library: Tensor, cells: Any) -> Likelihood: ...
+    def expression(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
+    def elbo(self, cells: Any) -> Elbo: ...
+    def log_importance_weight(self, posterior: Any, cells: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class Regional(Protocol):
+    """What a network of chromatin can do besides."""
+
+    def expression_with_regions(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
+    def factor_of_regions(self) -> Tensor: ...

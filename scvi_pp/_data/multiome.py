@@ -1,0 +1,201 @@
+"""What a model reads from a MuData: the counts of a modality for all cells, and in which cells there are any.
+
+Rows are those of the MuData. Where a modality stands among them is what `obsmap` says, so modalities may have the same
+cells, some of them, or none in common. Everything else is read from one table of cells, to which columns come from
+`mdata.obs` or, if they are not there, from the modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+
+from scvi_pp._data.columns import check_texts
+from scvi_pp._data.counts import Counts
+from scvi_pp._errors import InputError, MissingKeyError, listing, missing_key
+
+
+@dataclass(frozen=True)
+class ModalityCounts:
+    """Counts of one modality, a row for every cell of the MuData; cells without the modality have an empty one."""
+
+    modality: str
+    counts: Counts
+
+    def __post_init__(self) -> None:
+        check_texts((self.modality,), "ModalityCounts.modality")
+        if not isinstance(self.counts, Counts):
+            msg = "ModalityCounts.counts is a Counts."
+            raise InputError(msg)
+
+    @property
+    def place(self) -> str:
+        """Where the values come from, for messages."""
+        return f"mdata['{self.modality}'].{self.counts.place}"
+
+    @property
+    def var_names(self) -> tuple[str, ...] | None:
+        """The modelled features of the modality."""
+        return self.counts.var_names
+
+    def learn(self, data: MuData) -> Self:
+        """Check every value and return a copy that knows the features."""
+        return replace(self, counts=self._telling_where(self.counts.learn, modality_of(data, self.modality)))
+
+    def read(self, data: MuData) -> sp.csr_matrix:
+        """Return the modelled features of all cells, float32 CSR (n_obs, n_modelled)."""
+        found: sp.csr_matrix = self._telling_where(self.counts.read, modality_of(data, self.modality))
+        return _at_rows(found, rows_of_modality(data, self.modality))
+
+    def _telling_where(self, step: Any, data: AnnData) -> Any:
+        try:
+            return step(data)
+        except (InputError, MissingKeyError) as error:
+            raise type(error)(f"mdata['{self.modality}']: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {"kind": "ModalityCounts", "modality": self.modality, "counts": self.counts.to_dict()}
+
+
+@dataclass(frozen=True)
+class Present:
+    """In which cells each modality was measured; a modality without a name is in none."""
+
+    modalities: tuple[str | None, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.modalities, tuple):
+            msg = "Present.modalities is a tuple of names, or None for what is not there."
+            raise InputError(msg)
+        check_texts(tuple(name for name in self.modalities if name is not None), "Present.modalities")
+
+    def learn(self, data: MuData) -> Self:
+        """Check that every cell has a modality; there is nothing to remember."""
+        none = ~self.read(data).any(1)
+        if none.any():
+            names = listing(data.obs_names[none], quoted=True)
+            known = listing([name for name in self.modalities if name is not None])
+            msg = f"{int(none.sum()):,} cells are in none of the modalities {known}: {names}. Leave them out."
+            raise InputError(msg)
+        return self
+
+    def read(self, data: MuData) -> npt.NDArray[np.bool_]:
+        """Return bool (n_obs, n_modalities)."""
+        present = np.zeros((data.n_obs, len(self.modalities)), dtype=bool)
+        for column, name in enumerate(self.modalities):
+            if name is not None:
+                present[:, column] = rows_of_modality(data, name) >= 0
+        return present
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {"kind": "Present", "modalities": self.modalities}
+
+
+@dataclass(frozen=True)
+class RowNumber:
+    """Which of the fitted cells each cell is, by name; -1 for others, and for all if names are not kept."""
+
+    kept: bool
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kept, bool):
+            msg = "RowNumber.kept is True or False."
+            raise InputError(msg)
+        if self.names is not None:
+            check_texts(self.names, "RowNumber.names")
+
+    def learn(self, data: MuData) -> Self:
+        """Return a copy that knows the cells."""
+        return replace(self, names=tuple(map(str, data.obs_names)) if self.kept else ())
+
+    def read(self, data: MuData) -> npt.NDArray[np.int64]:
+        """Return int64 (n_obs,)."""
+        if not self.kept:
+            return np.full(data.n_obs, -1, dtype=np.int64)
+        return pd.Index(self.names or ()).get_indexer(data.obs_names.astype(str)).astype(np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {"kind": "RowNumber", "kept": self.kept, "names": self.names}
+
+
+OfModalities = ModalityCounts | Present | RowNumber  # what reads a MuData itself and not its table of cells
+
+
+def modality_of(data: MuData, name: str) -> AnnData:
+    """Return a modality, or say which there are."""
+    if name not in data.mod:
+        raise missing_key("mdata", "modality", name, list(data.mod))
+    modality: AnnData = data.mod[name]
+    if modality.n_obs == 0:
+        msg = f"mdata['{name}'] has no cells. Leave the modality out, or pass data in which some cell has it."
+        raise InputError(msg)
+    return modality
+
+
+def rows_of_modality(data: MuData, name: str) -> npt.NDArray[np.int64]:
+    """Return where each cell of the MuData stands in a modality, -1 where it does not, int64 (n_obs,)."""
+    rows = np.asarray(data.obsmap[name]).ravel().astype(np.int64) - 1  # in a MuData 0 says absent
+    names, present = data.mod[name].obs_names, rows >= 0
+    if rows.max(initial=-1) < len(names) and np.array_equal(names[rows[present]], data.obs_names[present]):
+        return rows
+    if not (names.is_unique and data.obs_names.is_unique):
+        msg = f"The cells of mdata['{name}'] have changed since mdata was made. Call mdata.update()."
+        raise InputError(msg)
+    return names.get_indexer(data.obs_names).astype(np.int64)
+
+
+def _at_rows(counts: sp.csr_matrix, rows: npt.NDArray[np.int64]) -> sp.csr_matrix:
+    """Return the rows of a modality as rows of the MuData, empty where it has none."""
+    if np.array_equal(rows, np.arange(counts.shape[0])):
+        return counts
+    present = rows >= 0
+    taken = counts[rows[present]]
+    lengths = np.zeros(len(rows), dtype=np.int64)
+    lengths[present] = np.diff(taken.indptr)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return sp.csr_matrix((taken.data, taken.indices, indptr), shape=(len(rows), counts.shape[1]))
+
+
+def observations(data: MuData, keys: Iterable[str]) -> AnnData:
+    """Return an AnnData of nothing but these columns, from `mdata.obs` or from the modalities that have them.
+
+    A cell takes the value that its modalities agree on; one that none of them gives a value is missing, as NaN.
+    """
+    columns = {key: data.obs[key] if key in data.obs.columns else _from_modalities(data, key) for key in keys}
+    return AnnData(obs=pd.DataFrame(columns, index=data.obs_names))
+
+
+def _from_modalities(data: MuData, key: str) -> pd.Series:
+    holders = [name for name in data.mod if key in data.mod[name].obs.columns]
+    if not holders:
+        known = dict.fromkeys([*data.obs.columns, *(c for name in data.mod for c in data.mod[name].obs.columns)])
+        raise missing_key("mdata.obs, and each modality's obs,", "column", key, [str(name) for name in known])
+    found: pd.Series | None = None
+    for name in holders:
+        column = data.mod[name].obs[key].astype(object).reindex(data.obs_names)
+        if found is None:
+            found = column
+            continue
+        differs = found.notna() & column.notna() & (found != column)
+        if differs.any():
+            cell = data.obs_names[differs.to_numpy()][0]
+            msg = (
+                f"obs['{key}'] of cell '{cell}' is '{found[cell]}' in one modality and '{column[cell]}' in '{name}'; "
+                f"{int(differs.sum()):,} cells differ. Put the right values into mdata.obs['{key}']."
+            )
+            raise InputError(msg)
+        found = found.where(found.notna(), column)
+    assert found is not None
+    return found.infer_objects()
