@@ -12,6 +12,11 @@ KEY = """\
 key
     Which fitted model: its name in `adata.uns` (the `key_added` of the fit). The only one there is, by default."""
 
+MOD = """\
+mod
+    Which modality, of a model of a `MuData`: its name there. The first by default (RNA, if there is any). All cells are
+    answered for, also those in which it was not measured."""
+
 ADATA_NEW = """\
 adata_new
     Ask about these cells instead of those of `adata`. Genes and regions are matched by name, nothing is trained."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from mudata import MuData
 
 from scvi_pp._data.fitted import from_record, model_key
-from scvi_pp._data.read import check_anndata, read
-from scvi_pp._data.sources import Share
+from scvi_pp._data.multiome import ModalityCounts
+from scvi_pp._data.read import check_anndata, check_annotated, check_mudata, read
+from scvi_pp._data.sources import Counts, Share
 from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError, did_you_mean, listing
 from scvi_pp._settings import settings
 
@@ -24,14 +26,27 @@ if TYPE_CHECKING:
     from scvi_pp._data.fitted import Fitted
 
 
+MULTIMODAL = ("multivi",)  # models of a MuData
+# what the features of a modality are called, by the source of its counts
+KINDS = {"expression": "genes", "accessibility": "regions", "protein": "proteins"}
+
+
 def kind_of_features(hyperparameters: Mapping[str, Any]) -> Literal["genes", "regions"]:
     """What a model's features are called: regions if it is one of chromatin."""
     return "regions" if "n_regions" in hyperparameters else "genes"
 
 
-def check_region_factors(stored: Fitted, key: str, asked: str) -> None:
+def features_of(stored: Fitted) -> dict[str, tuple[str, ...]]:
+    """The names of what is modelled: of genes, of regions, of proteins."""
+    if stored.model not in MULTIMODAL:
+        return {kind_of_features(stored.hyperparameters): stored.sources["counts"].var_names}  # type: ignore[union-attr]
+    sources = {kind: stored.sources.get(part) for part, kind in KINDS.items()}
+    return {kind: source.var_names for kind, source in sources.items() if source is not None}  # type: ignore[attr-defined]
+
+
+def check_region_factors(stored: Fitted, key: str, asked: str, kind: str | None = None) -> None:
     """Refuse to ask a model for the factors of its regions if it has none."""
-    if kind_of_features(stored.hyperparameters) == "genes":
+    if (kind or kind_of_features(stored.hyperparameters)) != "regions":
         msg = f"{asked} needs a model of chromatin: uns['{key}'] is a {stored.model} of genes, which have no such factors."
         raise InputError(msg)
     if stored.hyperparameters.get("region_factors") is False:
@@ -47,17 +62,28 @@ class FittedModel:
     stored: Fitted
     posterior: Posterior
     obs_names: pd.Index
+    counts: str = "counts"  # the source of the features that are asked about: of several modalities one
+
+    @property
+    def source(self) -> Any:
+        """What reads the counts that are asked about."""
+        return self.stored.sources[self.counts]
+
+    @property
+    def kind(self) -> str:
+        """What the features are called."""
+        return KINDS.get(self.counts) or kind_of_features(self.stored.hyperparameters)
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The modelled genes or regions, in the order of the network."""
-        names: tuple[str, ...] = self.stored.sources["counts"].var_names  # type: ignore[attr-defined]
+        """The modelled features, in the order of the network."""
+        names: tuple[str, ...] = self.source.var_names
         return names
 
     @property
     def has_shares(self) -> bool:
         """Whether cells have a factor of at most one rather than a library size."""
-        return isinstance(self.stored.sources.get("size_factor"), Share)
+        return self.counts == "accessibility" or isinstance(self.stored.sources.get("size_factor"), Share)
 
     def columns(
         self, genes: Sequence[str] | str | None, regions: Sequence[str] | str | None = None
@@ -67,9 +93,9 @@ class FittedModel:
             raise InputError("Give genes or regions, not both.")
         if genes is None and regions is None:
             return None
-        kind = kind_of_features(self.stored.hyperparameters)
-        if regions is not None and kind == "genes":
-            raise InputError(f"regions is for models of chromatin: uns['{self.key}'] models genes. Give genes=.")
+        kind = self.kind
+        if regions is not None and kind != "regions":
+            raise InputError(f"regions is for models of chromatin: uns['{self.key}'] models {kind}. Give genes=.")
         word, wanted = ("genes", genes) if regions is None else ("regions", regions)
         return self._places(word, _names(word, wanted), kind)
 
@@ -97,7 +123,7 @@ class FittedModel:
     ) -> dict[str, Any]:
         """How the posterior is to be asked for denoised values."""
         if normalize_regions:
-            check_region_factors(self.stored, self.key, "normalize_regions=True")
+            check_region_factors(self.stored, self.key, "normalize_regions=True", self.kind)
         return {
             "library_size": self._library_size(library_size, normalize_cells),
             "with_regions": normalize_regions,
@@ -107,8 +133,8 @@ class FittedModel:
 
     def _library_size(self, given: float | None, normalize_cells: bool) -> float | None:
         """The library size to ask at, None for that of the cell."""
-        if normalize_cells and kind_of_features(self.stored.hyperparameters) == "genes":
-            msg = f"normalize_cells is for models of chromatin: uns['{self.key}'] models genes."
+        if normalize_cells and self.kind != "regions":
+            msg = f"normalize_cells is for models of chromatin: uns['{self.key}'] models {self.kind}."
             raise InputError(f"{msg} library_size='latent' takes each cell's own library size.")
         if normalize_cells and given not in (None, 1.0):
             raise InputError(f"library_size={given:g} and normalize_cells=True, each cell's own: give one of the two.")
@@ -146,24 +172,32 @@ def _names(word: str, wanted: object) -> list[str]:
 
 
 def open_model(
-    adata: AnnData,
+    adata: AnnData | MuData,
     key: str | None,
     *,
     verb: str,
-    adata_new: AnnData | None = None,
+    adata_new: AnnData | MuData | None = None,
+    mod: str | None = None,
+    alone: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | None = None,
 ) -> FittedModel:
-    """Rebuild the network stored in `adata.uns[key]` (None: the only one) and put the cells before it."""
-    check_anndata(adata, verb=verb)
+    """Rebuild the network stored in `adata.uns[key]` (None: the only one) and put the cells before it.
+
+    `mod` is the modality that is asked about, of a model that has several; `alone`: at the latent position that this
+    modality says by itself.
+    """
+    check_annotated(adata, verb=verb)
     data = adata if adata_new is None else adata_new
-    check_anndata(data, verb=verb)
     is_size = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
     if batch_size is not None and (not is_size or batch_size < 1):
         raise InputError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
     key = model_key(adata.uns, key)
     stored = from_record(adata.uns, key)
+    check = check_mudata if stored.model in MULTIMODAL else check_anndata
+    check(data, verb=verb)
+    counts = part_of(stored, key, mod)
 
     from scvi_pp._backend import device as devices
     from scvi_pp._backend.query import Posterior
@@ -171,9 +205,32 @@ def open_model(
 
     where = devices.choose(settings.device if device is None else device)
     network, sources, n_trained_rows = rebuilt(stored, key)
+    network = network.to(where)
+    if counts != "counts":
+        network = network.about(counts, counts if alone and mod is not None else "joint")
     cells = Cells(_read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new"), where)
-    posterior = Posterior(network.to(where), cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
-    return FittedModel(key, stored, posterior, data.obs_names)
+    posterior = Posterior(network, cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
+    return FittedModel(key, stored, posterior, data.obs_names, counts)
+
+
+def part_of(stored: Fitted, key: str, mod: str | None) -> str:
+    """The source of the counts of a modality; the first there is, if none is named."""
+    if stored.model not in MULTIMODAL:
+        if mod is not None:
+            msg = f"mod is for models of several modalities: uns['{key}'] is a {stored.model} of one. Leave it out."
+            raise InputError(msg)
+        return "counts"
+    names: dict[str, str] = {
+        stored.sources[part].modality: part  # type: ignore[attr-defined]
+        for part in KINDS
+        if stored.sources.get(part) is not None
+    }
+    if mod is None:
+        return next(iter(names.values()))
+    if mod not in names:
+        msg = f"mod={mod!r} is no modality of uns['{key}'].{did_you_mean(mod, names)} It has {listing(names, quoted=True)}."
+        raise InputError(msg)
+    return names[mod]
 
 
 def rebuilt(stored: Fitted, key: str) -> tuple[Any, Any, int]:
@@ -198,7 +255,8 @@ def _read(data: AnnData, sources: Any, stored: Fitted, verb: str, name: str) -> 
     try:
         return read(data, sources, verb=verb)
     except (InputError, MissingKeyError) as error:
-        place: str = stored.sources["counts"].place  # type: ignore[attr-defined]
+        places = [source.place for source in stored.sources.values() if isinstance(source, Counts | ModalityCounts)]
+        place = next((place for place in places if f"{place} holds" in str(error)), places[0])
         changed = f" The model was fitted to {place}: has it changed since? Put the counts back there."
         hint = changed if f"{place} holds" in str(error) else ""
         raise type(error)(f"{verb} reads {name} as the fit did, but {error}{hint}") from error

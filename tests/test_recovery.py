@@ -13,15 +13,19 @@ The thresholds follow from what could be reached at best and from what is reache
 - Denoised expression is compared gene by gene around its mean, so that knowing which genes are high earns nothing.
   Measured: 0.72 to 0.83, against 0.36 to 0.47 for log-normalised counts.
 
-Chromatin is simulated here, by the story of PeakVI: three groups of cells, factors of cells and of regions. A cell has 64
-open regions of 400, or as many fragments. Measured over seeds 0 to 2, PeakVI first, then PoissonVI:
-- Groups: index 0.97 to 0.99 and 0.97 to 0.98. Who knows all but the group of a cell is right in 99.7% of them.
-- Accessibility region by region around its mean, on a log scale: 0.92 to 0.93 and 0.89 to 0.92, against 0.14 to 0.18 for
+Chromatin is simulated here, by the story of PeakVI: three groups of cells, factors of cells and of regions. A cell has
+some 64 open regions of 400, or as many fragments. Measured over seeds 0 to 2, PeakVI first, then PoissonVI:
+- Groups: index 0.93 to 0.99 and 0.88 to 0.96, against 0.19 to 0.26 for principal components of what is open. Who knows
+  all but the group of a cell is right in 99.0% to 99.8% of them.
+- Depth: its variance that the latent position explains is 0.4% to 1.8% and 0.8% to 4.0%, against 85% to 92% for those
+  principal components.
+- Accessibility region by region around its mean, on a log scale: 0.87 to 0.92 and 0.86 to 0.89, against 0.13 to 0.15 for
   what is seen of a cell over its total.
-- Factors of cells: 0.87 to 0.91. The total of a cell, which is all that there is to go by, comes to 0.95 to 0.96.
-- Accessibility times the factor of the region, in the mean over cells: 0.98, and 0.95 to 0.98 on a log scale. The two
-  are not told apart, since any share of one could be of the other.
-The KL term rises over half of the run. Over a tenth, the posterior of such small data stays at the prior for some seeds.
+- Factors of cells: 0.88 to 0.91. The total of a cell, which is most of what there is to go by, comes to 0.95 to 0.96.
+- Accessibility times the factor of the region, in the mean over cells on a log scale: 0.97 to 0.98. The two are not told
+  apart, since any share of one could be of the other.
+The KL term rises over half of a run of 560 steps. Where it rises over a tenth of half as many, the posterior of data as
+small as these stays at the prior for some seeds.
 """
 
 from __future__ import annotations
@@ -176,6 +180,7 @@ def test_types_are_found_and_batches_mixed_in_a_few_seconds():
 class Chromatin:
     """A fit of simulated cells of three groups, and what is true of them."""
 
+    model: str
     posterior: Posterior
     seen: np.ndarray  # (cells, regions): whether open, or fragments
     group: np.ndarray  # (cells,)
@@ -184,18 +189,35 @@ class Chromatin:
     factors: np.ndarray  # (regions,)
 
     @property
-    def fragments(self) -> np.ndarray:
-        """Those expected of each region, (cells, regions)."""
-        return self.accessibility * self.depth[:, None] * self.factors
+    def true_share(self) -> np.ndarray:
+        """How often a region would be seen but for the depth of the cell; of PoissonVI, its share of the fragments."""
+        seen = self.accessibility * self.factors
+        return seen / seen.sum(1, keepdims=True) if self.model == "poissonvi" else seen
+
+    @property
+    def true_log_accessibility(self) -> np.ndarray:
+        """On the scale of each region but for a constant."""
+        return np.log(self.true_share)
 
     @property
     def over_total(self) -> np.ndarray:
         """What is seen, over the total of the cell."""
         return self.seen / np.maximum(self.seen.sum(1, keepdims=True), 1)
 
-    def agreement_with_groups(self) -> float:
-        clusters = KMeans(3, n_init=10, random_state=0).fit_predict(self.posterior.latent_mean())
-        return adjusted_rand_score(self.group, clusters)
+    @property
+    def components(self) -> np.ndarray:
+        """Principal components of what is open, to hold the latent position against."""
+        return PCA(4, random_state=0).fit_transform((self.seen > 0).astype(float))
+
+    def agreement_with_groups(self, position: np.ndarray) -> float:
+        """As `agreement_with_types`."""
+        return adjusted_rand_score(self.group, KMeans(3, n_init=10, random_state=0).fit_predict(position))
+
+    def depth_explained(self, position: np.ndarray) -> float:
+        """Share of the variance of depth that is linear in the position."""
+        columns = np.column_stack([position, np.ones(len(position))])
+        residual = self.depth - columns @ np.linalg.lstsq(columns, self.depth, rcond=None)[0]
+        return float(1 - residual.var() / self.depth.var())
 
     def estimate(self, *, with_regions: bool = False) -> np.ndarray:
         out = np.empty(self.seen.shape, np.float32)
@@ -217,10 +239,10 @@ def chromatin(model: str, seed: int, n_cells: int = 600, n_regions: int = 400) -
     inputs = inputs._replace(counts=csr_matrix(seen.astype(np.float32)))
     build = small.peakvi_network if model == "peakvi" else small.poissonvi_network
     network = build(inputs, n_hidden=20, n_latent=4, seed=seed)  # roots of roots, as the verbs have it
-    options = {"max_epochs": 70, "batch_size": 128, "learning_rate": 1e-2, "weight_decay": 1e-4, "kl_warmup": 0.5}
+    options = {"max_epochs": 140, "batch_size": 128, "learning_rate": 1e-2, "weight_decay": 1e-4, "kl_warmup": 0.5}
     fit(network, small.cells(inputs), small.plan(n_cells, **options))
     posterior = Posterior(network, small.cells(inputs))
-    return Chromatin(posterior, seen, group, accessibility, depth, factors)
+    return Chromatin(model, posterior, seen, group, accessibility, depth, factors)
 
 
 both_models = pytest.mark.parametrize("model", ["peakvi", "poissonvi"])
@@ -230,46 +252,38 @@ some_seeds = pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pyte
 @both_models
 @some_seeds
 def test_groups_of_chromatin_are_found_again(seed: int, model: str):
-    assert chromatin(model, seed).agreement_with_groups() > 0.9
+    found = chromatin(model, seed)
+    ours = found.agreement_with_groups(found.posterior.latent_mean())
+    assert ours > 0.8
+    assert ours > found.agreement_with_groups(found.components) + 0.5
+
+
+@both_models
+@some_seeds
+def test_the_latent_position_of_chromatin_does_not_tell_the_depth(seed: int, model: str):
+    found = chromatin(model, seed)
+    assert found.depth_explained(found.components) > 0.8
+    assert found.depth_explained(found.posterior.latent_mean()) < 0.1
 
 
 @both_models
 @some_seeds
 def test_accessibility_is_nearer_the_truth_than_what_is_seen(seed: int, model: str):
     found = chromatin(model, seed)
-    truth = np.log(found.accessibility)
-    if model == "poissonvi":  # a share of the fragments of the cell
-        truth = np.log(found.fragments / found.fragments.sum(1, keepdims=True))
-    ours = within_genes(np.log(found.estimate()), truth)
+    ours = within_genes(np.log(found.estimate()), found.true_log_accessibility)
     assert ours > 0.8
-    assert ours > within_genes(found.over_total, truth) + 0.5
-
-
-@some_seeds
-def test_factors_of_cells_are_their_depth(seed: int):
-    found = chromatin("peakvi", seed)
-    assert np.corrcoef(found.posterior.library_size(), found.depth)[0, 1] > 0.8
+    assert ours > within_genes(found.over_total, found.true_log_accessibility) + 0.5
 
 
 @both_models
 @some_seeds
 def test_accessibility_and_the_factors_of_regions_are_found_together(seed: int, model: str):
     found = chromatin(model, seed)
-    mean = found.estimate(with_regions=True).mean(0)
-    if model == "peakvi":
-        assert np.corrcoef(mean, (found.accessibility * found.factors).mean(0))[0, 1] > 0.95
-    else:
-        truth = (found.fragments / found.fragments.sum(1, keepdims=True)).mean(0)
-        assert np.corrcoef(np.log(mean), np.log(truth))[0, 1] > 0.92
+    ours, truth = found.estimate(with_regions=True).mean(0), found.true_share.mean(0)
+    assert np.corrcoef(np.log(ours), np.log(truth))[0, 1] > 0.95
 
 
-@both_models
 @some_seeds
-def test_the_latent_position_of_chromatin_does_not_tell_the_depth(seed: int, model: str):
-    """A quarter of the variance of depth is what one in two hundred components of noise would explain: none should."""
-    found = chromatin(model, seed)
-    position = np.column_stack([found.posterior.latent_mean(), np.ones(len(found.depth))])
-    residual = found.depth - position @ np.linalg.lstsq(position, found.depth, rcond=None)[0]
-    explained = 1 - residual.var() / found.depth.var()
-    print(model, seed, "explained", explained)
-    assert explained < 0.1
+def test_factors_of_cells_are_their_depth(seed: int):
+    found = chromatin("peakvi", seed)
+    assert np.corrcoef(found.posterior.library_size(), found.depth)[0, 1] > 0.8

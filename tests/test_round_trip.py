@@ -7,6 +7,7 @@ same words.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import anndata as ad
@@ -15,7 +16,7 @@ import pytest
 
 import scvi_pp as svp
 from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError, ScviPPError
-from tests.contract import QUICK, assert_same, small_counts
+from tests.contract import QUICK, VERBS, assert_same, small_counts
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -196,6 +197,32 @@ def test_what_cannot_answer_says_why_before_and_after_a_file(made: str, file: st
                 ask(asked)
             said.append(str(caught.value))
         assert said[0] == said[1]
+
+
+CHROMATIN = {verb.name: verb for verb in VERBS if verb.features == "regions"}
+
+
+@cache
+def fit_of(name: str) -> ad.AnnData:
+    verb = CHROMATIN[name]
+    full = verb.data()
+    adata = ad.AnnData(None, obs=full.obs[["batch"]], var=full.var, layers={"counts": full.X})
+    with svp.settings.override(verbosity=0):
+        verb(adata, max_epochs=2, batch_key="batch", layer="counts")
+    return adata
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("made", ["itself", "some cells", "a view of genes in another order"])
+@pytest.mark.parametrize("name", CHROMATIN)
+def test_models_of_chromatin_answer_the_same_after_a_file(name: str, made: str, file: str, tmp_path: Path):
+    derived = MADE[made](fit_of(name), fit_of(name)).copy()
+    svp.tl.denoise(derived, threshold=0.01, normalize_cells=True, normalize_regions=True, key_added="sparse")
+    before = {**answers(derived), "region factors": svp.get.region_factors(derived).to_frame()}
+    again = FILES[file](derived, tmp_path)
+    assert_same({**answers(again), "region factors": svp.get.region_factors(again).to_frame()}, before)
+    assert_same(again.layers["sparse"], derived.layers["sparse"])
+    assert_same(svp.get.model_info(again), svp.get.model_info(derived))
 
 
 def test_answers_are_the_same_after_many_files(one, tmp_path: Path):

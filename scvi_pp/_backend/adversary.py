@@ -1,7 +1,8 @@
 """A classifier that tells batches apart by the latent position, and what it costs a model to be found out.
 
-Two losses are followed in turn: the model is trained on `fool`, with which it hides the batch, and the classifier on
-`loss`, with which it learns to see it again.
+The model is trained on `fool`, with which it hides the batch, and the classifier on `loss`, with which it learns to see
+it again. Both are in one sum, `contest`, whose gradients reach the one by the latent position alone and the other by its
+own weights alone: one step takes both.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 from scvi_pp._backend.layers import FullyConnected, Norms
 
@@ -34,12 +36,22 @@ class Adversary(nn.Module):
         out: Tensor = self.logits(self.body(z))
         return out
 
+    def contest(self, z: Tensor, batch: Tensor) -> Tensor:
+        """`fool` for whoever made z, and `loss` for the weights of the classifier."""
+        fixed = {name: tensor.detach() for name, tensor in (*self.named_parameters(), *self.named_buffers())}
+        logits = functional_call(self, {name: tensor.clone() for name, tensor in fixed.items()}, (z,))
+        return _not_the_true_one(logits, batch) + self.loss(z, batch)
+
     def loss(self, z: Tensor, batch: Tensor) -> Tensor:
         """Mean negative log probability of the true batch, for the classifier alone: z is taken as it is."""
         return F.cross_entropy(self(z.detach()), batch)
 
     def fool(self, z: Tensor, batch: Tensor) -> Tensor:
         """Mean negative log probability of the other batches, each as good as the next, for the model."""
-        log_probability = F.log_softmax(self(z), dim=1)
-        of_all, of_true = log_probability.sum(1), log_probability.gather(1, batch[:, None])[:, 0]
-        return -(of_all - of_true).mean() / (log_probability.shape[1] - 1)
+        return _not_the_true_one(self(z), batch)
+
+
+def _not_the_true_one(logits: Tensor, batch: Tensor) -> Tensor:
+    log_probability = F.log_softmax(logits, dim=1)
+    of_all, of_true = log_probability.sum(1), log_probability.gather(1, batch[:, None])[:, 0]
+    return -(of_all - of_true).mean() / (log_probability.shape[1] - 1)

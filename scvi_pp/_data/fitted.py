@@ -38,7 +38,7 @@ class Fitted:
     """A model after its fit, as plain values: what it read, how it was built, what it learned, how that went."""
 
     model: str
-    sources: dict[str, Source]
+    sources: dict[str, Source | None]  # None is what the model can read and this one does not
     hyperparameters: dict[str, JSON]
     weights: dict[str, npt.NDArray[Any]]
     facts: dict[str, JSON]
@@ -208,7 +208,7 @@ def _description(fitted: Fitted, params: Mapping[str, object]) -> dict[str, Any]
     return {
         "format": FORMAT,
         "model": fitted.model,
-        "sources": {name: source.to_dict() for name, source in fitted.sources.items()},
+        "sources": {name: None if source is None else source.to_dict() for name, source in fitted.sources.items()},
         "hyperparameters": fitted.hyperparameters,
         "facts": fitted.facts,
         "params": params,
@@ -357,7 +357,10 @@ def _fitted(description: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
         raise ModelRecordError(msg)
     return Fitted(
         model=description["model"],
-        sources={name: source_from_dict(stored) for name, stored in description["sources"].items()},
+        sources={
+            name: None if stored is None else source_from_dict(stored)
+            for name, stored in description["sources"].items()
+        },
         hyperparameters=description["hyperparameters"],
         weights=_with_prefix(arrays, WEIGHTS),
         facts=description["facts"],

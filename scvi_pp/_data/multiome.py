@@ -123,7 +123,7 @@ class RowNumber:
         """Return int64 (n_obs,)."""
         if not self.kept:
             return np.full(data.n_obs, -1, dtype=np.int64)
-        return pd.Index(self.names or ()).get_indexer(data.obs_names.astype(str)).astype(np.int64)
+        return np.asarray(pd.Index(self.names or ()).get_indexer(data.obs_names.astype(str)), dtype=np.int64)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -153,7 +153,7 @@ def rows_of_modality(data: MuData, name: str) -> npt.NDArray[np.int64]:
     if not (names.is_unique and data.obs_names.is_unique):
         msg = f"The cells of mdata['{name}'] have changed since mdata was made. Call mdata.update()."
         raise InputError(msg)
-    return names.get_indexer(data.obs_names).astype(np.int64)
+    return np.asarray(names.get_indexer(data.obs_names), dtype=np.int64)
 
 
 def _at_rows(counts: sp.csr_matrix, rows: npt.NDArray[np.int64]) -> sp.csr_matrix:

@@ -59,6 +59,12 @@ def _parts_for(data: AnnData | MuData, sources: Inputs, verb: str) -> list[tuple
     return [(source, data if isinstance(source, OfModalities) else table) for source in whole]
 
 
+def check_annotated(data: object, *, verb: str) -> None:
+    """Refuse everything but an AnnData or a MuData."""
+    if not isinstance(data, MuData):
+        check_anndata(data, verb=verb)
+
+
 def check_mudata(data: object, *, verb: str) -> None:
     """Refuse everything but a MuData, and say how to make one."""
     if isinstance(data, MuData):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from scvi_pp import _docs
 from scvi_pp._data.fitted import from_record, model_key
-from scvi_pp._data.read import check_anndata
+from scvi_pp._data.read import check_annotated
 from scvi_pp._errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def batch_representation(adata: AnnData, *, key: str | None = None) -> pd.DataFr
     >>> svp.get.batch_representation(adata).shape
     (3, 5)
     """
-    check_anndata(adata, verb="get.batch_representation")
+    check_annotated(adata, verb="get.batch_representation")
     key = model_key(adata.uns, key)
     stored = from_record(adata.uns, key)
     if "batch_representation" not in stored.hyperparameters:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 @_docs.documented(
     KEY=_docs.KEY,
+    MOD=_docs.MOD,
     ADATA_NEW=_docs.ADATA_NEW,
     FEATURES=_docs.FEATURES,
     NORMALIZE=_docs.NORMALIZE,
@@ -35,6 +36,7 @@ def denoised(
     adata: AnnData,
     *,
     key: str | None = None,
+    mod: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
     regions: Sequence[str] | str | None = None,
@@ -55,6 +57,7 @@ def denoised(
     adata
         The object a model was fitted to.
     {KEY}
+    {MOD}
     {ADATA_NEW}
     {FEATURES}
     library_size
@@ -85,7 +88,7 @@ def denoised(
     by_cell = checked_flag("normalize_cells", normalize_cells)
     by_region = checked_flag("normalize_regions", normalize_regions)
     seed = seed_from(rng, random_state)
-    model = open_model(adata, key, verb="get.denoised", adata_new=adata_new, seed=seed, batch_size=batch_size)
+    model = open_model(adata, key, verb="get.denoised", adata_new=adata_new, seed=seed, batch_size=batch_size, mod=mod)
     columns = model.columns(genes, regions)
     names = model.named(columns)
     options = model.denoising(

@@ -26,12 +26,18 @@ USUAL_LIBRARY_SIZE = 1000.0
 
 
 @_docs.documented(
-    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, FEATURES=_docs.FEATURES, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
+    KEY=_docs.KEY,
+    MOD=_docs.MOD,
+    ADATA_NEW=_docs.ADATA_NEW,
+    FEATURES=_docs.FEATURES,
+    BATCH_SIZE=_docs.BATCH_SIZE,
+    RANDOM=_docs.RANDOM,
 )
 def feature_correlation(
     adata: AnnData,
     *,
     key: str | None = None,
+    mod: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
     regions: Sequence[str] | str | None = None,
@@ -53,6 +59,7 @@ def feature_correlation(
     adata
         The object a model was fitted to.
     {KEY}
+    {MOD}
     {ADATA_NEW}
     {FEATURES}
     method
@@ -89,7 +96,7 @@ def feature_correlation(
         raise InputError("library_size='latent' makes no sense here: correlations are taken at one library size.")
     seed = seed_from(rng, random_state)
     model = open_model(
-        adata, key, verb="get.feature_correlation", adata_new=adata_new, seed=seed, batch_size=batch_size
+        adata, key, verb="get.feature_correlation", adata_new=adata_new, seed=seed, batch_size=batch_size, mod=mod
     )
     if model.has_shares and library_size is not None:
         raise InputError(

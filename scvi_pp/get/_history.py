@@ -8,7 +8,7 @@ import pandas as pd
 
 from scvi_pp import _docs
 from scvi_pp._data.fitted import history_from_record, model_key
-from scvi_pp._data.read import check_anndata
+from scvi_pp._data.read import check_annotated
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,7 +49,7 @@ def history(adata: AnnData, *, key: str | None = None) -> pd.DataFrame:
     >>> len(svp.get.history(adata))
     1
     """
-    check_anndata(adata, verb="get.history")
+    check_annotated(adata, verb="get.history")
     curves = history_from_record(adata.uns, model_key(adata.uns, key))
     n_epochs = max(map(len, curves.values()), default=0)
     names = [name for name in FIRST if name in curves] + sorted(set(curves) - set(FIRST))

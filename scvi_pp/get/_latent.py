@@ -22,6 +22,7 @@ def latent(
     adata: AnnData,
     *,
     key: str | None = None,
+    mod: str | None = None,
     adata_new: AnnData | None = None,
     kind: Literal["mean", "sample", "distribution"] = "mean",
     n_samples: int = 1,
@@ -36,6 +37,9 @@ def latent(
     adata
         The object a model was fitted to.
     {KEY}
+    mod
+        Of a model of a `MuData`: the position that this modality says by itself, of cells in which it was measured;
+        others have the prior. By default the joint position.
     {ADATA_NEW}
     kind
         `"mean"`: the posterior mean, as the fit writes it to `.obsm`. `"sample"`: draws from the posterior.
@@ -64,7 +68,9 @@ def latent(
         raise InputError(f"kind={kind!r} is unknown. Choose one of 'mean', 'sample', 'distribution'.")
     checked_count("n_samples", n_samples)
     seed = seed_from(rng, random_state)
-    model = open_model(adata, key, verb="get.latent", adata_new=adata_new, seed=seed, batch_size=batch_size)
+    model = open_model(
+        adata, key, verb="get.latent", adata_new=adata_new, seed=seed, batch_size=batch_size, mod=mod, alone=True
+    )
     if kind == "distribution":
         return model.posterior.latent_distribution()
     if kind == "mean":

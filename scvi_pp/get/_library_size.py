@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@_docs.documented(KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, BATCH_SIZE=_docs.BATCH_SIZE)
+@_docs.documented(KEY=_docs.KEY, MOD=_docs.MOD, ADATA_NEW=_docs.ADATA_NEW, BATCH_SIZE=_docs.BATCH_SIZE)
 def library_size(
-    adata: AnnData, *, key: str | None = None, adata_new: AnnData | None = None, batch_size: int | None = None
+    adata: AnnData,
+    *,
+    key: str | None = None,
+    mod: str | None = None,
+    adata_new: AnnData | None = None,
+    batch_size: int | None = None,
 ) -> pd.Series:
     """Return the library size of each cell as the model takes it, or the factor of the cell.
 
@@ -24,6 +29,7 @@ def library_size(
     adata
         The object a model was fitted to.
     {KEY}
+    {MOD}
     {ADATA_NEW}
     {BATCH_SIZE}
 
@@ -42,5 +48,5 @@ def library_size(
     >>> svp.get.library_size(adata).name
     'library_size'
     """
-    model = open_model(adata, key, verb="get.library_size", adata_new=adata_new, batch_size=batch_size)
+    model = open_model(adata, key, verb="get.library_size", adata_new=adata_new, batch_size=batch_size, mod=mod)
     return pd.Series(model.posterior.library_size(), index=model.obs_names, name="library_size")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @_docs.documented(
     KEY=_docs.KEY,
+    MOD=_docs.MOD,
     ADATA_NEW=_docs.ADATA_NEW,
     FEATURES=_docs.FEATURES,
     N_SAMPLES=_docs.N_SAMPLES,
@@ -31,6 +32,7 @@ def likelihood_parameters(
     adata: AnnData,
     *,
     key: str | None = None,
+    mod: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
     regions: Sequence[str] | str | None = None,
@@ -46,6 +48,7 @@ def likelihood_parameters(
     adata
         The object a model was fitted to.
     {KEY}
+    {MOD}
     {ADATA_NEW}
     {FEATURES}
     {N_SAMPLES}
@@ -70,7 +73,7 @@ def likelihood_parameters(
     """
     draws, seed = checked_samples(n_samples), seed_from(rng, random_state)
     model = open_model(
-        adata, key, verb="get.likelihood_parameters", adata_new=adata_new, seed=seed, batch_size=batch_size
+        adata, key, verb="get.likelihood_parameters", adata_new=adata_new, seed=seed, batch_size=batch_size, mod=mod
     )
     columns = model.columns(genes, regions)
     names = model.named(columns)

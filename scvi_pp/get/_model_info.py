@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from scvi_pp import _docs
 from scvi_pp._data.fitted import from_record, model_key
-from scvi_pp._data.read import check_anndata
-from scvi_pp._fitted_model import kind_of_features
+from scvi_pp._data.read import check_annotated
+from scvi_pp._fitted_model import features_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +25,7 @@ def model_info(adata: AnnData, *, key: str | None = None) -> dict[str, Any]:
 
     Returns
     -------
-    `"model"`, its name; `"genes"` or `"regions"`, those that are modelled; `"batches"`, the batches it knows;
+    `"model"`, its name; `"genes"`, `"regions"`, `"proteins"`, those that are modelled; `"batches"`, the batches it knows;
     `"hyperparameters"`; `"training"` (seed, device, epochs, ELBO, seconds, versions); `"reads"` (which layer and columns);
     `"n_parameters"`.
 
@@ -39,13 +39,13 @@ def model_info(adata: AnnData, *, key: str | None = None) -> dict[str, Any]:
     >>> info["model"], len(info["genes"]), info["training"]["seed"]
     ('scvi', 50, 0)
     """
-    check_anndata(adata, verb="get.model_info")
+    check_annotated(adata, verb="get.model_info")
     stored = from_record(adata.uns, model_key(adata.uns, key))
-    sources = {name: source.to_dict() for name, source in stored.sources.items()}
-    memory = ("kind", "levels", "var_names", "mean", "scale")
+    sources = {name: _flat(source.to_dict()) for name, source in stored.sources.items() if source is not None}
+    memory = ("kind", "levels", "var_names", "mean", "scale", "names")
     return {
         "model": stored.model,
-        kind_of_features(stored.hyperparameters): list(sources["counts"]["var_names"]),
+        **{kind: list(names) for kind, names in features_of(stored).items()},
         "batches": list(sources["batch"]["levels"]),
         "hyperparameters": dict(stored.hyperparameters),
         "training": dict(stored.facts),
@@ -55,3 +55,9 @@ def model_info(adata: AnnData, *, key: str | None = None) -> dict[str, Any]:
         },
         "n_parameters": int(sum(weight.size for weight in stored.weights.values())),
     }
+
+
+def _flat(source: dict[str, Any]) -> dict[str, Any]:
+    """What is said of the counts of a modality, beside its name."""
+    counts = source.pop("counts", {})
+    return {**source, **counts}

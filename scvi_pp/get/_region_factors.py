@@ -8,8 +8,8 @@ import pandas as pd
 
 from scvi_pp import _docs
 from scvi_pp._data.fitted import from_record, model_key
-from scvi_pp._data.read import check_anndata
-from scvi_pp._fitted_model import check_region_factors, rebuilt
+from scvi_pp._data.read import check_annotated
+from scvi_pp._fitted_model import MULTIMODAL, check_region_factors, rebuilt
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,10 +44,10 @@ def region_factors(adata: AnnData, *, key: str | None = None) -> pd.Series:
     >>> svp.settings.verbosity = 0
     >>> adata = svp.datasets.simulate_multiome(200, 20, n_regions=400)["atac"]
     >>> svp.tl.peakvi(adata, max_epochs=1, denoise=False)
-    >>> svp.get.region_factors(adata).between(0, 1).all()
+    >>> bool(svp.get.region_factors(adata).between(0, 1).all())
     True
     """
-    check_anndata(adata, verb="get.region_factors")
+    check_annotated(adata, verb="get.region_factors")
     key = model_key(adata.uns, key)
     stored = from_record(adata.uns, key)
     check_region_factors(stored, key, "get.region_factors")
@@ -55,4 +55,6 @@ def region_factors(adata: AnnData, *, key: str | None = None) -> pd.Series:
     from scvi_pp._backend import query
 
     network, sources, _ = rebuilt(stored, key)
-    return pd.Series(query.region_factors(network), index=pd.Index(sources.counts.var_names), name="region_factor")
+    counts = sources.accessibility if stored.model in MULTIMODAL else sources.counts
+    network = network.about("accessibility") if stored.model in MULTIMODAL else network
+    return pd.Series(query.region_factors(network), index=pd.Index(counts.var_names), name="region_factor")

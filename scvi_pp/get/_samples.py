@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 
 @_docs.documented(
-    KEY=_docs.KEY, ADATA_NEW=_docs.ADATA_NEW, FEATURES=_docs.FEATURES, BATCH_SIZE=_docs.BATCH_SIZE, RANDOM=_docs.RANDOM
+    KEY=_docs.KEY,
+    MOD=_docs.MOD,
+    ADATA_NEW=_docs.ADATA_NEW,
+    FEATURES=_docs.FEATURES,
+    BATCH_SIZE=_docs.BATCH_SIZE,
+    RANDOM=_docs.RANDOM,
 )
 def samples(
     adata: AnnData,
     *,
     key: str | None = None,
+    mod: str | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
     regions: Sequence[str] | str | None = None,
@@ -43,6 +49,7 @@ def samples(
     adata
         The object a model was fitted to.
     {KEY}
+    {MOD}
     {ADATA_NEW}
     {FEATURES}
     transform_batch
@@ -69,7 +76,7 @@ def samples(
     """
     checked_count("n_samples", n_samples)
     seed = seed_from(rng, random_state)
-    model = open_model(adata, key, verb="get.samples", adata_new=adata_new, seed=seed, batch_size=batch_size)
+    model = open_model(adata, key, verb="get.samples", adata_new=adata_new, seed=seed, batch_size=batch_size, mod=mod)
     draws = model.posterior.predictive(
         n_samples, columns=model.columns(genes, regions), batches=model.batches(transform_batch)
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scvi_pp import _docs, get
 from scvi_pp._data.fitted import model_key
-from scvi_pp._data.read import check_anndata
+from scvi_pp._data.read import check_annotated
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 
 @_docs.documented(KEY=_docs.KEY)
-def history(
-    adata: AnnData, *, key: str | None = None, ax: Axes | None = None, show: bool | None = None
-) -> Axes | None:
+def history(adata: AnnData, *, key: str | None = None, ax: Axes | None = None, show: bool | None = None) -> Axes | None:
     """Draw the ELBO of training and held-out cells by epoch.
 
     Held-out and training curves that rise together and level off are a good fit; a held-out curve that falls while
@@ -48,7 +46,7 @@ def history(
     """
     import matplotlib.pyplot as plt
 
-    check_anndata(adata, verb="pl.history")
+    check_annotated(adata, verb="pl.history")
     key = model_key(adata.uns, key)
     curves = get.history(adata, key=key)
     own = ax is None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from mudata import MuData
 
 from scvi_pp import _docs
-from scvi_pp._data.read import check_anndata
-from scvi_pp._data.write import check_key, check_writable, write
+from scvi_pp._data.read import check_annotated
+from scvi_pp._data.write import check_key, check_multimodal_writable, check_writable, write, write_multimodal
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
 from scvi_pp.get._options import checked_flag, checked_library_size, checked_samples, checked_threshold
 from scvi_pp.tl._fitting import denoised_layer
+from scvi_pp.tl._fitting_multimodal import denoised_of_modality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +33,11 @@ if TYPE_CHECKING:
     RANDOM=_docs.RANDOM,
 )
 def denoise(
-    adata: AnnData,
+    adata: AnnData | MuData,
     *,
     key: str | None = None,
-    adata_new: AnnData | None = None,
+    mod: str | None = None,
+    adata_new: AnnData | MuData | None = None,
     genes: Sequence[str] | str | None = None,
     regions: Sequence[str] | str | None = None,
     library_size: float | Literal["latent"] = 1.0,
@@ -47,7 +51,7 @@ def denoise(
     rng: Seed = None,
     random_state: Seed = None,
     copy: bool = False,
-) -> AnnData | None:
+) -> AnnData | MuData | None:
     """Write denoised expression, or accessibility, of a fitted model into a layer.
 
     What the model expects of each cell, freed from sampling noise and, with `transform_batch`, from batch effects. Use
@@ -60,6 +64,9 @@ def denoise(
     adata
         The object a model was fitted to.
     {KEY}
+    mod
+        Which modality, of a model of a `MuData`: its name there, RNA by default if there is any. The layer holds its own
+        cells; `get.denoised` answers for all.
     {ADATA_NEW}
     genes, regions
         Denoise these genes only, or these regions if the model is one of chromatin; give one of the two. The others are
@@ -100,7 +107,7 @@ def denoise(
     10000.0
     """
     target = adata if adata_new is None else adata_new
-    check_anndata(target, verb="tl.denoise")
+    check_annotated(target, verb="tl.denoise")
     if copy:
         target = target.copy()
     size, draws, least = checked_library_size(library_size), checked_samples(n_samples), checked_threshold(threshold)
@@ -108,8 +115,7 @@ def denoise(
     by_region = checked_flag("normalize_regions", normalize_regions)
     seed = seed_from(rng, random_state)
     layer = None if key_added is None else check_key(key_added)
-    model = open_model(adata, key, verb="tl.denoise", adata_new=target, seed=seed, batch_size=batch_size)
-    check_writable(target)
+    model = open_model(adata, key, verb="tl.denoise", adata_new=target, mod=mod, seed=seed, batch_size=batch_size)
     options = model.denoising(
         library_size=size,
         normalize_cells=by_cell,
@@ -117,7 +123,14 @@ def denoise(
         transform_batch=transform_batch,
         n_samples=draws,
     )
-    columns = model.columns(genes, regions)
-    values = denoised_layer(model.posterior, target, model.features, columns=columns, threshold=least, options=options)
-    write(target, obsm={}, layers={layer or f"{model.key}_denoised": values}, uns={})
+    asked: dict[str, Any] = {"columns": model.columns(genes, regions), "threshold": least, "options": options}
+    layer = layer or f"{model.key}_denoised"
+    if isinstance(target, MuData):
+        check_multimodal_writable(target)
+        values = denoised_of_modality(model.posterior, target, model.source, **asked)
+        write_multimodal(target, obsm={}, uns={}, layers={model.source.modality: {layer: values}})
+    else:
+        check_writable(target)
+        values = denoised_layer(model.posterior, target.var_names, model.features, **asked)
+        write(target, obsm={}, layers={layer: values}, uns={})
     return target if copy else None

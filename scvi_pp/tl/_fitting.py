@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from scvi_pp import __version__, _logging
 from scvi_pp._data.fitted import Fitted, check_save_model, to_record
-from scvi_pp._data.read import check_anndata, read
-from scvi_pp._data.write import check_writable, key_names, write
+from scvi_pp._data.read import check_anndata, check_mudata, read
+from scvi_pp._data.write import check_multimodal_writable, check_writable, key_names, write
 from scvi_pp._errors import InputError, TrainingError, listing
-from scvi_pp._fitted_model import kind_of_features
+from scvi_pp._fitted_model import MULTIMODAL, kind_of_features
 from scvi_pp._settings import settings
 from scvi_pp.tl._training import checked, plan
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pandas as pd
     from anndata import AnnData
+    from mudata import MuData
     from scipy.sparse import csr_matrix
 
     from scvi_pp._backend.fit import Outcome
@@ -37,7 +39,7 @@ PLAIN: dict[str, Any] = {"library_size": 1.0, "batches": None, "n_samples": None
 class Call:
     """What a model verb was asked beside its model: checked on creation, before anything is read or trained."""
 
-    adata: AnnData
+    adata: AnnData | MuData
     model: str
     seed: int
     key_added: str | None
@@ -47,8 +49,12 @@ class Call:
     training: Training
 
     def __post_init__(self) -> None:
-        check_anndata(self.adata, verb=self.verb)
-        check_writable(self.adata)
+        if self.model in MULTIMODAL:
+            check_mudata(self.adata, verb=self.verb)
+            check_multimodal_writable(self.adata)
+        else:
+            check_anndata(self.adata, verb=self.verb)
+            check_writable(self.adata)
         key_names(self.model, self.key_added)
         check_save_model(self.save_model)
         checked(self.training, model=self.model)
@@ -76,57 +82,93 @@ def fit_and_write(
     `look` is shown the counts and their place before training, to refuse them or to remark on them. `sparse_layer` are
     the arguments by which tl.denoise makes a layer that is not dense, if that makes sense for the model.
     """
-    from scvi_pp._backend import device as devices
-    from scvi_pp._backend import models, weights
     from scvi_pp._backend.query import Posterior
-    from scvi_pp._backend.streams import Cells
 
-    where = devices.choose(settings.device if call.device is None else call.device)
-    network, outcome, cells = _train(call, models.named(call.model), sources, hyperparameters, where, Cells, look)
-    trained = call.adata.n_obs * outcome.n_epochs
-    posterior = Posterior(network, cells, seed=call.seed, n_trained_rows=trained)
-    obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
     kind = kind_of_features(asdict(hyperparameters))
+
+    def reading() -> Any:
+        arrays = read(call.adata, sources, verb=call.verb)
+        if look is not None:
+            look(arrays.counts, sources.counts.place)
+        report_empty_cells(arrays.counts, kind)
+        return arrays
+
+    fitted = trained(call, hyperparameters, reading)
+    posterior = Posterior(fitted.network, fitted.cells, seed=call.seed, n_trained_rows=fitted.n_rows)
+    obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
     layers = _layers(call, posterior, sources.counts.var_names, layer_key, kind=kind, sparse_layer=sparse_layer)
-    facts = _facts(call, outcome, where)
-    fitted = Fitted(
-        model=call.model,
-        sources=sources._asdict(),
-        hyperparameters=asdict(hyperparameters),
-        weights=weights.to_arrays(network),
-        facts=facts,
-        history=outcome.history,
-        params={"model": call.model, **_readable(params), **_readable(facts)},
-    )
-    record = to_record(fitted, save_model=call.save_model)
+    record = record_of(call, sources, hyperparameters, params, fitted)
     write(call.adata, obsm={obsm_key: posterior.latent_mean()}, layers=layers, uns={uns_key: record})
-    _report(call, outcome, where, [f"obsm['{obsm_key}']", *(f"layers['{key}']" for key in layers), f"uns['{uns_key}']"])
+    places = [f"obsm['{obsm_key}']", *(f"layers['{key}']" for key in layers), f"uns['{uns_key}']"]
+    report(call, fitted, places)
 
 
-def _train(
-    call: Call, model: Any, sources: Any, hyperparameters: Any, where: Any, cells_on: Any, look: Look | None
-) -> Any:
+@dataclass(frozen=True)
+class Trained:
+    """A network after its fit, the cells it was fitted to, and how that went."""
+
+    network: Any
+    cells: Any
+    outcome: Outcome
+    where: Any  # the device
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that training took, over all epochs."""
+        n_cells: int = self.cells.n_cells
+        return n_cells * self.outcome.n_epochs
+
+
+def trained(
+    call: Call,
+    hyperparameters: Any,
+    reading: Callable[[], Any],
+    groups_of: Callable[[Any], np.ndarray] | None = None,
+) -> Trained:
+    """Train the model on what `reading` returns; minibatches have their share of each of the groups of `groups_of`."""
+    from scvi_pp._backend import device as devices
+    from scvi_pp._backend import models
     from scvi_pp._backend.checkpoint import digest
     from scvi_pp._backend.device import private_random
     from scvi_pp._backend.fit import Diverged, fit
+    from scvi_pp._backend.streams import Cells
 
-    arrays = read(call.adata, sources, verb=call.verb)
-    if look is not None:
-        look(arrays.counts, sources.counts.place)
-    _report_empty_cells(arrays.counts, kind_of_features(asdict(hyperparameters)))
+    where = devices.choose(settings.device if call.device is None else call.device)
+    arrays = reading()
     options = checked(call.training, model=call.model)
     training = plan(options, n_cells=call.adata.n_obs, seed=call.seed, label=call.model)
+    if groups_of is not None:
+        training = replace(training, groups=groups_of(arrays))
     with private_random(where, call.seed):
-        cells = cells_on(arrays, where)
-        network = model.build(hyperparameters).to(where)
+        cells = Cells(arrays, where)
+        network = models.named(call.model).build(hyperparameters).to(where)
     facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type}
     if training.checkpoint is not None:
         facts["data"] = digest(arrays)
     del arrays  # packed on the device by now: not to be held twice while training runs
     try:
-        return network, fit(network, cells, training, facts=facts), cells
+        return Trained(network, cells, fit(network, cells, training, facts=facts), where)
     except Diverged as error:
         raise TrainingError(_divergence(call, hyperparameters, error.rows)) from error
+
+
+def record_of(
+    call: Call, sources: Any, hyperparameters: Any, params: dict[str, Any], fitted: Trained
+) -> dict[str, Any]:
+    """The entry of `uns` for the fitted model."""
+    from scvi_pp._backend import weights
+
+    facts = _facts(call, fitted.outcome, fitted.where)
+    stored = Fitted(
+        model=call.model,
+        sources=sources._asdict(),
+        hyperparameters=asdict(hyperparameters),
+        weights=weights.to_arrays(fitted.network),
+        facts=facts,
+        history=fitted.outcome.history,
+        params={"model": call.model, **_readable(params), **_readable(facts)},
+    )
+    return to_record(stored, save_model=call.save_model)
 
 
 def _divergence(call: Call, hyperparameters: Any, rows: np.ndarray) -> str:
@@ -155,7 +197,7 @@ def _layers(
         )
         return {}
     try:
-        return {layer_key: denoised_layer(posterior, adata, features)}
+        return {layer_key: denoised_layer(posterior, adata.var_names, features)}
     except (KeyboardInterrupt, MemoryError) as error:  # the model is worth more than the layer
         reason = "was stopped" if isinstance(error, KeyboardInterrupt) else "does not fit into memory"
         _logging.warning(f"The denoised layer {reason}: the model is written without it. tl.denoise writes it later.")
@@ -166,30 +208,30 @@ def _layers(
 
 def denoised_layer(
     posterior: Any,
-    adata: AnnData,
+    var_names: pd.Index,
     features: tuple[str, ...],
     *,
     columns: np.ndarray | None = None,
     threshold: float | None = None,
     options: dict[str, Any] = PLAIN,
 ) -> np.ndarray | csr_matrix:
-    """Denoised values shaped like the object: NaN where a gene was not modelled or not asked for.
+    """Denoised values of all cells x `var_names`: NaN for what was not modelled or not asked for.
 
     With `threshold` sparse, and nothing there.
     """
     columns = None if columns is None else np.unique(columns)
     names = features if columns is None else [features[column] for column in columns]
-    into = adata.var_names.get_indexer(list(names))
+    into, shape = var_names.get_indexer(list(names)), (posterior.cells.n_cells, len(var_names))
     if threshold is not None:
-        return posterior.denoised_above(threshold, n_columns=adata.n_vars, columns=columns, into=into, **options)
-    if adata.n_vars == len(into) and np.array_equal(into, np.arange(len(into))):
-        out = np.empty(adata.shape, dtype=np.float32)
+        return posterior.denoised_above(threshold, n_columns=shape[1], columns=columns, into=into, **options)
+    if shape[1] == len(into) and np.array_equal(into, np.arange(len(into))):
+        out = np.empty(shape, dtype=np.float32)
         return np.asarray(posterior.denoised(out, columns=columns, into=None, **options))
-    out = np.full(adata.shape, np.nan, dtype=np.float32)
+    out = np.full(shape, np.nan, dtype=np.float32)
     return np.asarray(posterior.denoised(out, columns=columns, into=into, **options))
 
 
-def _report_empty_cells(counts: csr_matrix, kind: str) -> None:
+def report_empty_cells(counts: csr_matrix, kind: str) -> None:
     n_empty = int(np.sum(np.diff(counts.indptr) == 0))
     if n_empty:
         _logging.warning(
@@ -225,7 +267,9 @@ def _as_json(values: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _report(call: Call, outcome: Outcome, where: Any, written: list[str]) -> None:
+def report(call: Call, fitted: Trained, written: list[str]) -> None:
+    """Say how the fit went, and what was written."""
+    outcome, where = fitted.outcome, fitted.where
     held_out = "held-out ELBO" if "elbo_validation" in outcome.history else "ELBO"
     reason = {"budget": "", "converged": ", converged", "stopped": ", stopped by you", "diverged": ", diverged"}
     _logging.info(

@@ -60,6 +60,7 @@ DEFAULTS = Training(
 DEFAULTS_OF_MODEL: dict[str, Training] = {
     "scvi": Training(batch_size=128, learning_rate=3e-2, weight_decay=3e-4),
     "peakvi": Training(batch_size=128, learning_rate=3e-3, weight_decay=1e-4),
+    "multivi": Training(batch_size=128, learning_rate=3e-3, weight_decay=1e-3),
     "poissonvi": Training(batch_size=128, learning_rate=1e-2, weight_decay=1e-4),
 }
 

@@ -82,9 +82,16 @@ def test_a_number_is_without_dropout():
     assert torch.equal(network(X), network(X))
 
 
-def test_categories_enter_the_first_layer_of_a_number_alone():
-    network = scalar(n_levels=(2, 1, 3))
-    assert [len(block.linear.shifts) for block in network.body.blocks] == [2, 0]
+@pytest.mark.parametrize("norms", [Norms(batch=True, layer=False), Norms(batch=False, layer=False)])
+def test_a_number_has_the_norms_that_it_is_asked_for(norms: Norms):
+    for block in scalar(norms=norms).body.blocks:
+        assert (block.batch_norm is not None, block.layer_norm is not None) == norms
+
+
+@pytest.mark.parametrize(("deeply_inject", "n_shifts"), [(False, [2, 0]), (True, [2, 2])])
+def test_categories_enter_the_first_layer_of_a_number_or_every_one(deeply_inject: bool, n_shifts: list[int]):
+    network = scalar(n_levels=(2, 1, 3), deeply_inject=deeply_inject)
+    assert [len(block.linear.shifts) for block in network.body.blocks] == n_shifts
     codes = torch.tensor([[0, 0, 2], [1, 0, 0], [1, 0, 1], [0, 0, 2], [1, 0, 0], [0, 0, 1]])
     assert not torch.equal(network(X, codes), network(X, codes.flip(0)))
 

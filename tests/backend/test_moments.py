@@ -136,6 +136,12 @@ def test_the_open_share_is_that_of_the_rows_asked_for_whatever_the_blocks(block:
     assert found[3] == 0
 
 
+def test_a_zero_that_is_stored_is_not_open():
+    stored = csr_matrix((np.array([2, 0, 0, 1], np.float32), [0, 1, 0, 2], [0, 2, 4]), shape=(2, 3))
+    inputs = small.regions(2, 3)._replace(counts=stored)
+    assert open_share(small.cells(inputs), torch.arange(2)).tolist() == [0.5, 0, 0.5]
+
+
 @pytest.mark.parametrize("block", [7, 100_000])
 def test_the_open_share_is_of_what_could_be_seen(block: int):
     """A cell of which half is seen shows half of its open regions."""

@@ -143,7 +143,9 @@ def test_shares_sum_to_the_library_size_asked_for(fitted: tuple[Any, Any]):
 
 @pytest.mark.parametrize("fitted", CHROMATIN, indirect=True)
 @pytest.mark.parametrize("options", [{}, {"n_samples": 2, "batches": [0, 1], "library_size": None}])
-def test_with_regions_accessibility_is_put_on_the_scale_of_each_region(fitted: tuple[Any, Any], options: dict[str, Any]):
+def test_with_regions_accessibility_is_put_on_the_scale_of_each_region(
+    fitted: tuple[Any, Any], options: dict[str, Any]
+):
     posterior, columns = Posterior(*fitted), np.array([9, 0, 4])
     whole = denoised(posterior, with_regions=True, **options)
     some = denoised(posterior, with_regions=True, columns=columns, **options)

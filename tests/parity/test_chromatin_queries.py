@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy.sparse import csr_matrix
-from torch.distributions import Normal
 
 from scvi_pp._backend import encoders
 from scvi_pp._backend.models import peakvi, poissonvi
 from scvi_pp._backend.query import Posterior
 from scvi_pp._backend.streams import Cells
+from tests.backend import small
 from tests.parity.agreement import make_non_trivial
 from tests.parity.weights import copy_weights, pairs_of_peakvi, pairs_of_poissonvi
 
@@ -40,14 +40,12 @@ class Twins(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def asked_at_the_posterior_mean(monkeypatch: pytest.MonkeyPatch):
-    """With the peer's variance, which has no smallest one in PeakVI."""
-    monkeypatch.setattr(
-        Normal, "rsample", lambda self, sample_shape=(): self.loc.expand(*sample_shape, *self.loc.shape)
-    )
+    small.draw_the_mean(monkeypatch)
 
 
 @pytest.fixture
 def peakvi_twins(monkeypatch: pytest.MonkeyPatch) -> Twins:
+    """With the variance of the peer's, which has no smallest one."""
     monkeypatch.setattr(encoders, "SMALLEST_VARIANCE", 0.0)
     return _peakvi("normal")
 

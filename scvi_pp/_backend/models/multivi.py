@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from scvi_pp._backend import posterior_mixture, priors
+from scvi_pp._backend.adversary import Adversary
 from scvi_pp._backend.layers import Norms
 from scvi_pp._backend.measured import MODALITIES, Modality, present_in
 from scvi_pp._backend.modality_parts import AccessibilityPart, ExpressionPart, Layers, ProteinPart
@@ -94,6 +95,7 @@ class Hyperparameters:
     region_factors: bool = True
     modality_weights: posterior_mixture.Weights = "equal"
     modality_penalty: posterior_mixture.Penalty = "Jeffreys"
+    adversarial_mixing: bool = False
     latent_distribution: Literal["normal", "ln"] = "normal"
     encode_covariates: bool = False
     deeply_inject_covariates: bool = False
@@ -143,6 +145,8 @@ class Network(nn.Module):
         self.protein_part = _protein_part(hp) if hp.n_proteins else None
         self.columns = [MODALITIES.index(modality) for modality in self.parts()]  # of `present`
         self.weights = ModalityWeights(hp.modality_weights, len(self.columns), hp.n_cells)
+        has_adversary = hp.adversarial_mixing and hp.n_batches > 1
+        self.adversary = Adversary(hp.n_latent, hp.n_batches) if has_adversary else None
 
     def parts(self) -> dict[Modality, Part]:
         """What there is of each modality that the network knows."""
@@ -206,6 +210,9 @@ class Network(nn.Module):
         penalty = posterior_mixture.disagreement(
             self.hyperparameters.modality_penalty, list(posterior.of_modality.values()), cells.present[:, self.columns]
         )
+        if self.adversary is not None and self.training:
+            contest = self.adversary.contest(z, cells.batch).expand(len(z))
+            penalty = contest if penalty is None else penalty + contest
         return Elbo(reconstruction, divergence, torch.zeros_like(divergence), penalty), z
 
     def log_importance_weight(self, posterior: Posterior, cells: Inputs[Tensor]) -> Tensor:

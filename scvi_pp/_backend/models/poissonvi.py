@@ -16,7 +16,7 @@ Martens, Fischer, Yepez, Theis, Gagneur. Modeling fragment counts improves singl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Hyperparameters:
 
     def of_scvi(self) -> scvi.Hyperparameters:
         """The same, as scVI says it."""
-        own = {name: value for name, value in vars(self).items() if name != "n_regions"}
+        own = {name: value for name, value in asdict(self).items() if name != "n_regions"}
         return scvi.Hyperparameters(
             n_genes=self.n_regions, n_labels=1, gene_likelihood="poisson", activation="leaky_relu", **own
         )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
-from torch.distributions import Normal
 
 from scvi_pp._backend import kernels
 from scvi_pp._backend.kernels.counts import dense
@@ -39,8 +38,7 @@ every_form = pytest.mark.parametrize("form", ["auto", "analytic", "reference"])
 
 @pytest.fixture
 def at_the_mean(monkeypatch: pytest.MonkeyPatch):
-    """A draw is the posterior mean."""
-    monkeypatch.setattr(Normal, "rsample", lambda self, sample_shape=(): self.loc.expand(*sample_shape, *self.loc.shape))
+    small.draw_the_mean(monkeypatch)
 
 
 def everything(inputs: Any) -> Any:

@@ -64,8 +64,8 @@ class Pass:
         self._cell = row_of_logits(layer.cell_logits, n_cells)
         self._factor = row_of_logits(layer.factor_logits, n_regions)
         self._width = max(64, TILE_ENTRIES // max(1, n_cells))
-        self._weighted = None if outer is None else layer.h * outer[:, None]
         if outer is not None:
+            self._weighted = layer.h * outer[:, None]
             self.to_weight, self.to_bias = borrow(*layer.weight.shape), torch.empty_like(layer.bias)
             self.to_factor = torch.empty(n_regions)
         shares: dict[int, _Share] = {}
@@ -75,10 +75,10 @@ class Pass:
 
         crew().share(-(-n_regions // self._width), some)
         parts = [shares[start] for start in sorted(shares)]
-        self.values = sum(part.values for part in parts).float()  # type: ignore[attr-defined]
+        self.values = torch.stack([part.values for part in parts]).sum(0).float()
         if outer is not None:
             self.to_h = torch.stack([part.to_h for part in parts]).sum(0).mul_(outer[:, None])
-            self.to_cell = sum(part.to_cell for part in parts).float() * outer  # type: ignore[attr-defined]
+            self.to_cell = torch.stack([part.to_cell for part in parts]).sum(0).float() * outer
 
     def _some_tiles(self, tiles: slice) -> _Share:
         n_cells, n_regions = self.counts.shape
@@ -142,9 +142,8 @@ class _LogLikelihood(torch.autograd.Function):
         factor_logits: Tensor | None,
         n_in_mean: int,
     ) -> Tensor:
-        layer = Layer(
-            *(None if each is None else each.detach() for each in (h, weight, bias, cell_logits, factor_logits))
-        )  # type: ignore[arg-type]
+        cell, factor = (None if each is None else each.detach() for each in (cell_logits, factor_logits))
+        layer = Layer(h.detach(), weight.detach(), bias.detach(), cell, factor)
         expected = torch.full((len(h),), -1.0) / n_in_mean if any(ctx.needs_input_grad) else None
         done = Pass(counts, layer, expected)
         values = done.values
