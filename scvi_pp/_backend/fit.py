@@ -259,7 +259,9 @@ class _Loop:
         return bool(torch.isfinite(torch.stack(sums)).all())
 
     def _has_converged(self) -> bool:
-        waited = self.run.epoch - self.run.best_epoch
+        """Nothing is waited for while the KL term still grows: what is best then is not what training is after."""
+        warm = math.ceil(self.plan.kl_warmup * self.plan.max_epochs)
+        waited = self.run.epoch - max(self.run.best_epoch, warm)
         return self.plan.early_stopping and len(self.validation) > 0 and waited >= self.plan.patience
 
     # ---- setbacks

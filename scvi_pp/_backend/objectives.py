@@ -14,7 +14,7 @@ class Elbo(NamedTuple):
     reconstruction: Tensor  # log p(x | z)
     divergence: Tensor  # KL terms that the warm-up scales
     fixed_divergence: Tensor  # KL terms at full weight from the first step on
-    penalty: Tensor | None = None  # what training adds to the loss; no part of the bound
+    penalty: Tensor | None = None  # what training adds to the loss, warmed up too; no part of the bound
 
     @property
     def bound(self) -> Tensor:
@@ -26,6 +26,6 @@ class Elbo(NamedTuple):
         return torch.stack([self.bound, self.reconstruction]).detach().sum(1, dtype=torch.float64)
 
     def loss(self, kl_weight: float | Tensor) -> Tensor:
-        """Mean negative bound with its warmed-up part weighted, and the mean penalty."""
+        """Mean negative bound and mean penalty, with their warmed-up parts weighted."""
         loss = -(self.reconstruction - kl_weight * self.divergence - self.fixed_divergence).mean()
-        return loss if self.penalty is None else loss + self.penalty.mean()
+        return loss if self.penalty is None else loss + kl_weight * self.penalty.mean()

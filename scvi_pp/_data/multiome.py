@@ -20,7 +20,8 @@ from mudata import MuData
 
 from scvi_pp._data.columns import check_texts
 from scvi_pp._data.counts import Counts
-from scvi_pp._errors import InputError, MissingKeyError, listing, missing_key
+from scvi_pp._data.modalities import _no_columns_pulled
+from scvi_pp._errors import InputError, MissingKeyError, did_you_mean, listing, missing_key
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,21 @@ class ModalityCounts:
 
     def learn(self, data: MuData) -> Self:
         """Check every value and return a copy that knows the features."""
-        return replace(self, counts=self._telling_where(self.counts.learn, modality_of(data, self.modality)))
+        modality = modality_of(data, self.modality)
+        if modality.n_obs == 0:
+            msg = f"mdata['{self.modality}'] has no cells. Leave the modality out, or pass data in which some cell has it."
+            raise InputError(msg)
+        return replace(self, counts=self._telling_where(self.counts.learn, modality))
 
     def read(self, data: MuData) -> sp.csr_matrix:
-        """Return the modelled features of all cells, float32 CSR (n_obs, n_modelled)."""
-        found: sp.csr_matrix = self._telling_where(self.counts.read, modality_of(data, self.modality))
+        """Return the modelled features of all cells, float32 CSR (n_obs, n_modelled).
+
+        New cells may all lack the modality; it is there all the same, so that a name that is wrong is seen.
+        """
+        modality = modality_of(data, self.modality)
+        if modality.n_obs == 0 and self.var_names is not None:
+            return sp.csr_matrix((data.n_obs, len(self.var_names)), dtype=np.float32)
+        found: sp.csr_matrix = self._telling_where(self.counts.read, modality)
         return _at_rows(found, rows_of_modality(data, self.modality))
 
     def _telling_where(self, step: Any, data: AnnData) -> Any:
@@ -117,6 +128,11 @@ class RowNumber:
 
     def learn(self, data: MuData) -> Self:
         """Return a copy that knows the cells."""
+        if self.kept and not data.obs_names.is_unique:
+            twice = data.obs_names[data.obs_names.duplicated()].unique()
+            names = listing(twice, limit=3, quoted=True)
+            msg = f"obs_names holds {names} more than once, and names have to tell cells apart. Rename the cells."
+            raise InputError(msg)
         return replace(self, names=tuple(map(str, data.obs_names)) if self.kept else ())
 
     def read(self, data: MuData) -> npt.NDArray[np.int64]:
@@ -136,24 +152,33 @@ OfModalities = ModalityCounts | Present | RowNumber  # what reads a MuData itsel
 def modality_of(data: MuData, name: str) -> AnnData:
     """Return a modality, or say which there are."""
     if name not in data.mod:
-        raise missing_key("mdata", "modality", name, list(data.mod))
+        msg = f"mdata has no modality '{name}'.{did_you_mean(name, data.mod)} Modalities: {listing(data.mod)}."
+        raise MissingKeyError(msg)
     modality: AnnData = data.mod[name]
-    if modality.n_obs == 0:
-        msg = f"mdata['{name}'] has no cells. Leave the modality out, or pass data in which some cell has it."
-        raise InputError(msg)
     return modality
 
 
 def rows_of_modality(data: MuData, name: str) -> npt.NDArray[np.int64]:
     """Return where each cell of the MuData stands in a modality, -1 where it does not, int64 (n_obs,)."""
-    rows = np.asarray(data.obsmap[name]).ravel().astype(np.int64) - 1  # in a MuData 0 says absent
-    names, present = data.mod[name].obs_names, rows >= 0
-    if rows.max(initial=-1) < len(names) and np.array_equal(names[rows[present]], data.obs_names[present]):
+    names, known = data.mod[name].obs_names, name in data.obsmap
+    # in a MuData 0 says absent; a modality that was put in since is not there before mdata.update()
+    rows = np.asarray(data.obsmap[name] if known else np.zeros(data.n_obs)).ravel().astype(np.int64) - 1
+    present = rows >= 0
+    whole = present.sum() == len(names) and rows.max(initial=-1) < len(names)
+    if whole and np.array_equal(names[rows[present]], data.obs_names[present]):
         return rows
-    if not (names.is_unique and data.obs_names.is_unique):
+    rows = _rows_by_name(names, data.obs_names)
+    if (rows >= 0).sum() != len(names):
         msg = f"The cells of mdata['{name}'] have changed since mdata was made. Call mdata.update()."
         raise InputError(msg)
-    return np.asarray(names.get_indexer(data.obs_names), dtype=np.int64)
+    return rows
+
+
+def _rows_by_name(names: pd.Index, wanted: pd.Index) -> npt.NDArray[np.int64]:
+    """Return where each wanted cell is, -1 where it is not; nowhere if names do not tell cells apart."""
+    if not (names.is_unique and wanted.is_unique):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    return np.asarray(names.get_indexer(wanted), dtype=np.int64)
 
 
 def _at_rows(counts: sp.csr_matrix, rows: npt.NDArray[np.int64]) -> sp.csr_matrix:
@@ -184,7 +209,7 @@ def _from_modalities(data: MuData, key: str) -> pd.Series:
         raise missing_key("mdata.obs, and each modality's obs,", "column", key, [str(name) for name in known])
     found: pd.Series | None = None
     for name in holders:
-        column = data.mod[name].obs[key].astype(object).reindex(data.obs_names)
+        column = _of_all_cells(data, name, key)
         if found is None:
             found = column
             continue
@@ -199,3 +224,17 @@ def _from_modalities(data: MuData, key: str) -> pd.Series:
         found = found.where(found.notna(), column)
     assert found is not None
     return found.infer_objects()
+
+
+def _of_all_cells(data: MuData, name: str, key: str) -> pd.Series:
+    """Return a column of a modality for every cell, NaN where it lacks the modality."""
+    rows = rows_of_modality(data, name)
+    values = np.full(data.n_obs, np.nan, dtype=object)
+    values[rows >= 0] = data.mod[name].obs[key].to_numpy(dtype=object)[rows[rows >= 0]]
+    return pd.Series(values, index=data.obs_names)
+
+
+def copied(data: MuData) -> MuData:
+    """Return a copy whose tables have the columns of the original and no more, whatever the version of mudata."""
+    with _no_columns_pulled():
+        return data.copy()

@@ -136,7 +136,7 @@ def trained(
     where = devices.choose(settings.device if call.device is None else call.device)
     arrays = reading()
     options = checked(call.training, model=call.model)
-    training = plan(options, n_cells=call.adata.n_obs, seed=call.seed, label=call.model)
+    training = plan(options, n_cells=call.adata.n_obs, seed=call.seed, model=call.model)
     if groups_of is not None:
         training = replace(training, groups=groups_of(arrays))
     with private_random(where, call.seed):

@@ -38,7 +38,7 @@ def fit_and_write_multimodal(call: Call, sources: Any, hyperparameters: Any, par
     layers: dict[str, dict[str, Any]] = {}
     for part, source in _modelled(sources).items():
         posterior = Posterior(fitted.network.about(part), fitted.cells, **options)
-        layers[source.modality] = _layer(call, posterior, source, layer_key)
+        layers[source.modality] = _layer(call, posterior, source, layer_key, is_chromatin=part == "accessibility")
     scores = _mixing(call, sources, latent)
     record = record_of(call, sources, hyperparameters, {**params, **scores}, fitted)
     write_multimodal(call.adata, obsm={obsm_key: latent}, uns={uns_key: record}, layers=layers)
@@ -75,7 +75,7 @@ def _groups(arrays: Any) -> np.ndarray:
     return codes
 
 
-def _layer(call: Call, posterior: Any, source: ModalityCounts, layer_key: str) -> dict[str, Any]:
+def _layer(call: Call, posterior: Any, source: ModalityCounts, layer_key: str, *, is_chromatin: bool) -> dict[str, Any]:
     """The denoised layer of a modality, for its own cells, if it is wanted and may be that large."""
     modality = call.adata.mod[source.modality]
     n_bytes = 4 * modality.n_obs * modality.n_vars
@@ -83,10 +83,11 @@ def _layer(call: Call, posterior: Any, source: ModalityCounts, layer_key: str) -
         return {}
     if call.denoise is None and n_bytes > settings.max_layer_bytes:
         _, key, _ = key_names(call.model, call.key_added)
+        sparse = ", threshold=0.1" if is_chromatin else ""
         _logging.info(
             f"The denoised layer of mdata['{source.modality}'] would take {n_bytes / 1e9:.1f} GB, more than "
             f"settings.max_layer_bytes: not written. Get it with tl.denoise(mdata, key={key!r}, "
-            f"mod={source.modality!r}, threshold=0.1)."
+            f"mod={source.modality!r}{sparse}), or some columns with get.denoised."
         )
         return {}
     try:
@@ -94,6 +95,8 @@ def _layer(call: Call, posterior: Any, source: ModalityCounts, layer_key: str) -
     except (KeyboardInterrupt, MemoryError) as error:  # the model is worth more than the layer
         reason = "was stopped" if isinstance(error, KeyboardInterrupt) else "does not fit into memory"
         _logging.warning(f"The denoised layer {reason}: the model is written without it. tl.denoise writes it later.")
+        if layer_key in modality.layers:
+            _logging.warning(f"mdata['{source.modality}'].layers['{layer_key}'] is still that of the earlier fit.")
         return {}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from scvi_pp import _docs
 from scvi_pp._data.columns import as_keys
 from scvi_pp._data.counts import Counts
-from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber
+from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber, copied
 from scvi_pp._data.read import check_mudata, learn
 from scvi_pp._data.sources import Categories, Category, Numbers, Positive, Share
 from scvi_pp._seed import seed_from
@@ -85,7 +85,7 @@ def multivi(
     region_factors: bool = True,
     modality_weights: Weights = "equal",
     modality_penalty: Penalty = "Jeffreys",
-    adversarial_mixing: bool = True,
+    adversarial_mixing: bool = False,
     latent_distribution: LatentDistribution = "normal",
     encode_covariates: bool = False,
     deeply_inject_covariates: bool = False,
@@ -148,7 +148,8 @@ def multivi(
         What training pays where modalities measured in the same cell disagree about its position: the symmetric
         divergence of their posteriors, the distance of the means, or nothing.
     adversarial_mixing
-        Train against a classifier that tells batches apart by the latent position. Without batches it has no effect.
+        Train against a classifier that tells batches apart by the latent position, where the decoders' knowledge of the
+        batch is not enough. It costs biology too. Without batches it has no effect.
     latent_distribution
         `"normal"`, or `"ln"` for a latent space on the simplex.
     encode_covariates
@@ -231,7 +232,7 @@ def multivi(
     check_names(keys, "rna_size_factor_key", "atac_size_factor_key")
     seed = seed_from(rng, random_state)
     check_mudata(mdata, verb="tl.multivi")
-    mdata = mdata.copy() if copy else mdata
+    mdata = copied(mdata) if copy else mdata
     call = Call(mdata, "multivi", seed, key_added, denoise, save_model, device, training)
     found = modalities(mdata, rna=rna, atac=atac, protein=protein)
     sources = _sources(mdata, found, keys, remember_cells=modality_weights == "cell")

@@ -1,0 +1,81 @@
+"""The adversary learns to tell batches apart, and a model learns to fool it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from scvi_pp._backend.adversary import Adversary
+from scvi_pp._backend.device import private_random
+from tests.backend import small
+
+N_CELLS, N_LATENT = 64, 5
+
+
+def positions(seed: int = 0) -> torch.Tensor:
+    return torch.randn(N_CELLS, N_LATENT, generator=torch.Generator().manual_seed(seed))
+
+
+def adversary(n_batches: int = 3) -> Adversary:
+    with private_random(small.CPU, 0):
+        return Adversary(N_LATENT, n_batches)
+
+
+BATCH = torch.arange(N_CELLS) % 3
+
+
+def test_its_loss_is_the_cross_entropy_of_the_true_batch():
+    network, z = adversary().eval(), positions()
+    log_probability = F.log_softmax(network(z), dim=1)
+    expected = -log_probability[torch.arange(N_CELLS), BATCH].mean()
+    torch.testing.assert_close(network.loss(z, BATCH), expected)
+
+
+def test_to_fool_it_every_wrong_batch_is_as_good_as_the_next():
+    network, z = adversary().eval(), positions()
+    log_probability = F.log_softmax(network(z), dim=1)
+    target = (F.one_hot(BATCH, 3) == 0) / 2
+    torch.testing.assert_close(network.fool(z, BATCH), -(log_probability * target).sum(1).mean())
+
+
+def test_its_own_loss_leaves_the_model_alone_and_the_other_does_not():
+    network, z = adversary(), positions().requires_grad_()
+    network.loss(z, BATCH).backward()
+    assert z.grad is None
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    network.fool(z, BATCH).backward()
+    assert z.grad.any()
+
+
+@pytest.mark.parametrize("n_batches", [2, 3])
+def test_it_learns_what_can_be_told_apart_and_a_model_that_fools_it_hides_it(n_batches: int):
+    with private_random(small.CPU, 0):
+        network, batch = Adversary(N_LATENT, n_batches), torch.arange(N_CELLS) % n_batches
+        shift = torch.nn.Parameter(3 * torch.randn(n_batches, N_LATENT))
+        z = positions()
+        own = torch.optim.Adam(network.parameters(), lr=1e-2)
+        of_model = torch.optim.Adam([shift], lr=3e-2)
+        for _ in range(60):
+            own.zero_grad()
+            network.loss(z + shift[batch], batch).backward()
+            own.step()
+        apart = float(torch.pdist(shift.detach()).max())
+        assert float(network.eval().loss(z + shift[batch], batch)) < 0.3
+        network.train()
+        for _ in range(300):
+            of_model.zero_grad()
+            network.fool(z + shift[batch], batch).backward()
+            of_model.step()
+            own.zero_grad()
+            network.loss(z + shift[batch], batch).backward()
+            own.step()
+        assert float(torch.pdist(shift.detach()).max()) < apart / 2
+
+
+def test_it_is_the_peers():
+    """Two layers of 32, batch norm, rectifiers, dropout of a tenth."""
+    blocks = adversary().body.blocks
+    assert [block.linear.linear.out_features for block in blocks] == [32, 32]
+    assert all(block.batch_norm is not None and block.layer_norm is None for block in blocks)
+    assert all(block.dropout.p == 0.1 and block.activation is torch.relu for block in blocks)
