@@ -174,9 +174,10 @@ def test_no_penalty_is_none():
     assert disagreement("none", posteriors(), PRESENT) is None
 
 
-def test_a_penalty_is_in_the_loss_and_not_in_the_bound():
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3, 1.0])
+def test_a_penalty_is_in_the_loss_with_the_weight_of_the_warm_up_and_not_in_the_bound(kl_weight: float):
     parts = [normal(N_CELLS, seed=i) for i in range(4)]
     without, penalised = Elbo(*parts[:3]), Elbo(*parts)
     assert torch.equal(penalised.bound, without.bound)
     assert torch.equal(penalised.sums(), without.sums())
-    torch.testing.assert_close(penalised.loss(0.3), without.loss(0.3) + parts[3].mean())
+    torch.testing.assert_close(penalised.loss(kl_weight), without.loss(kl_weight) + kl_weight * parts[3].mean())

@@ -30,10 +30,8 @@ from scvi_pp._errors import InputError, MissingKeyError
 pytestmark = [
     pytest.mark.filterwarnings("ignore:From 0.4 .update\\(\\) will not pull:FutureWarning"),  # mudata 0.3
     pytest.mark.filterwarnings("ignore:Duplicated obs_names:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Observation names are not unique:UserWarning"),
-    # anndata 0.13 uses options that pandas 3.1 deprecates
-    pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment' option is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:(Observation |obs_)names are not unique:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),  # mudata 0.4.1 with pandas 3.1
 ]
 
 FULL, PART, OTHERS = range(6), range(3, 9), range(6, 10)
