@@ -46,7 +46,8 @@ def features_of(stored: Fitted) -> dict[str, tuple[str, ...]]:
 
 def check_region_factors(stored: Fitted, key: str, asked: str, kind: str | None = None) -> None:
     """Refuse to ask a model for the factors of its regions if it has none."""
-    if (kind or kind_of_features(stored.hyperparameters)) != "regions":
+    has_regions = kind == "regions" if kind else "regions" in features_of(stored)
+    if not has_regions:
         msg = f"{asked} needs a model of chromatin: uns['{key}'] is a {stored.model} of genes, which have no such factors."
         raise InputError(msg)
     if stored.hyperparameters.get("region_factors") is False:

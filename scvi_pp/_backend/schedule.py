@@ -39,7 +39,9 @@ class Schedule:
         return self.kl_weight if progress >= self.kl_warmup else self.kl_weight * progress / self.kl_warmup
 
 
-def default_epochs(n_cells: int, batch_size: int, *, usual: int = USUAL_EPOCHS, fewest_steps: int = FEWEST_STEPS) -> int:
+def default_epochs(
+    n_cells: int, batch_size: int, *, usual: int = USUAL_EPOCHS, fewest_steps: int = FEWEST_STEPS
+) -> int:
     """The usual passes; more where they would be too few steps, fewer where they would be more than it takes."""
     steps_per_epoch = max(1.0, n_cells / batch_size)
     return max(FEWEST_EPOCHS, round(min(max(usual, fewest_steps / steps_per_epoch), MOST_STEPS / steps_per_epoch)))

@@ -18,7 +18,7 @@ def multimodal(modalities: Mapping[str, AnnData], obs: pd.DataFrame, obsm: Mappi
     Each cell of `obs` is in one modality at least, and `obsmap` says where. Let cells be in the order in which the
     modalities bring them up: mudata 0.3 puts them into that order when it copies.
     """
-    with _no_columns_pulled():
+    with no_columns_pulled():
         mdata = MuData(dict(modalities), obs=pd.DataFrame(index=obs.index))
     mdata.obs = obs.copy()  # not to the constructor, which would convert the types of the columns
     for key, values in (obsm or {}).items():
@@ -27,7 +27,7 @@ def multimodal(modalities: Mapping[str, AnnData], obs: pd.DataFrame, obsm: Mappi
 
 
 @contextmanager
-def _no_columns_pulled() -> Iterator[None]:
+def no_columns_pulled() -> Iterator[None]:
     """Keep mudata from copying the modalities' columns into its own tables as 'rna:batch', 'atac:batch', ...
 
     mudata 0.4 does not, and 0.3 warns that it will not. Its `set_options` is not used as a context here, as that logs

@@ -20,7 +20,7 @@ from mudata import MuData
 
 from scvi_pp._data.columns import check_texts
 from scvi_pp._data.counts import Counts
-from scvi_pp._data.modalities import _no_columns_pulled
+from scvi_pp._data.modalities import no_columns_pulled
 from scvi_pp._errors import InputError, MissingKeyError, did_you_mean, listing, missing_key
 
 
@@ -193,13 +193,26 @@ def _at_rows(counts: sp.csr_matrix, rows: npt.NDArray[np.int64]) -> sp.csr_matri
     return sp.csr_matrix((taken.data, taken.indices, indptr), shape=(len(rows), counts.shape[1]))
 
 
-def observations(data: MuData, keys: Iterable[str]) -> AnnData:
+def observations(data: MuData, keys: Iterable[str], factors: Iterable[str] = ()) -> AnnData:
     """Return an AnnData of nothing but these columns, from `mdata.obs` or from the modalities that have them.
 
-    A cell takes the value that its modalities agree on; one that none of them gives a value is missing, as NaN.
+    A cell takes the value that its modalities agree on; one that none of them gives a value is missing, as NaN. Of the
+    columns that are `factors` of a modality, cells without that modality have 1, which is not used.
     """
     columns = {key: data.obs[key] if key in data.obs.columns else _from_modalities(data, key) for key in keys}
+    for key in factors:
+        if key not in data.obs.columns:
+            columns[key] = columns[key].where(_has_column(data, key), 1.0).infer_objects()
     return AnnData(obs=pd.DataFrame(columns, index=data.obs_names))
+
+
+def _has_column(data: MuData, key: str) -> npt.NDArray[np.bool_]:
+    """Return which cells are in a modality that has the column, (n_obs,)."""
+    holders = [name for name in data.mod if key in data.mod[name].obs.columns]
+    found = np.zeros(data.n_obs, dtype=bool)
+    for name in holders:
+        found |= rows_of_modality(data, name) >= 0
+    return found
 
 
 def _from_modalities(data: MuData, key: str) -> pd.Series:
@@ -236,5 +249,5 @@ def _of_all_cells(data: MuData, name: str, key: str) -> pd.Series:
 
 def copied(data: MuData) -> MuData:
     """Return a copy whose tables have the columns of the original and no more, whatever the version of mudata."""
-    with _no_columns_pulled():
+    with no_columns_pulled():
         return data.copy()

@@ -9,7 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scvi_pp._data.multiome import OfModalities, observations
-from scvi_pp._data.sources import columns_of
+from scvi_pp._data.sources import Positive, Share, columns_of
 from scvi_pp._errors import InputError, listing
 
 
@@ -55,7 +55,8 @@ def _parts_for(data: AnnData | MuData, sources: Inputs, verb: str) -> list[tuple
         return [(source, data) for source in whole]
     check_mudata(data, verb=verb)
     keys = dict.fromkeys(key for source in whole for key in columns_of(source))
-    table = observations(data, keys)
+    factors = [source.key for source in whole if isinstance(source, Positive | Share) and source.key is not None]
+    table = observations(data, keys, factors)
     return [(source, data if isinstance(source, OfModalities) else table) for source in whole]
 
 

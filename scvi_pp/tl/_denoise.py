@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mudata import MuData
 
 from scvi_pp import _docs
+from scvi_pp._data.multiome import copied
 from scvi_pp._data.read import check_annotated
 from scvi_pp._data.write import check_key, check_multimodal_writable, check_writable, write, write_multimodal
 from scvi_pp._fitted_model import open_model
@@ -109,7 +110,7 @@ def denoise(
     target = adata if adata_new is None else adata_new
     check_annotated(target, verb="tl.denoise")
     if copy:
-        target = target.copy()
+        target = copied(target) if isinstance(target, MuData) else target.copy()
     size, draws, least = checked_library_size(library_size), checked_samples(n_samples), checked_threshold(threshold)
     by_cell = checked_flag("normalize_cells", normalize_cells)
     by_region = checked_flag("normalize_regions", normalize_regions)

@@ -201,6 +201,24 @@ def test_no_rows_are_rows_too():
     assert len(rows.totals) == 0
 
 
+@quickly
+@given(matrices, st.data())
+def test_some_rows_are_those_of_the_dense_rows(matrix: np.ndarray, data: st.DataObject):
+    index = data.draw(st.lists(st.integers(0, len(matrix) - 1), max_size=12))
+    whole = torch.from_numpy(matrix)
+    found = SparseRows.of(whole).rows(torch.tensor(index, dtype=torch.int64))
+    assert torch.equal(found.dense(), whole[index])
+    assert found.places.starts.dtype == found.places.columns.dtype == torch.int32
+    columns, order = found.places.by_column.starts, found.places.by_column.order
+    assert columns[-1] == len(order) == len(found.values)
+
+
+def test_rows_that_are_not_asked_for_leave_no_trace():
+    rows = SparseRows.of(torch.tensor([[0.0, 3.0], [torch.inf, torch.nan], [1.0, 0.0]]))
+    assert rows.rows(torch.tensor([2, 0])).totals.tolist() == [1, 3]
+    assert rows.rows(torch.tensor([], dtype=torch.int64)).shape == (0, 2)
+
+
 # ---- what kernels make of counts
 
 

@@ -328,3 +328,18 @@ def test_denoise_does_not_write_into_a_view():
     with pytest.raises(InputError, match=r"mdata is a view .* mdata\.copy\(\)"):
         tl.denoise(mdata, adata_new=view)
     assert view.is_view
+
+
+def test_a_model_without_chromatin_says_that_it_has_no_regions():
+    mdata = svp.datasets.simulate_multiome(60, 20, n_regions=40, rna_only=0.2)
+    tl.multivi(mdata, **{**QUICK, "denoise": False}, atac=False)
+    with pytest.raises(InputError, match="needs a model of chromatin"):
+        get.region_factors(mdata)
+
+
+def test_a_denoised_copy_of_a_mudata_has_no_columns_of_its_own():
+    mdata = copied(fitted())
+    found = tl.denoise(mdata, mod="atac", copy=True, key_added="open")
+    assert list(found.obs.columns) == list(mdata.obs.columns)
+    assert "open" in found["atac"].layers
+    assert "open" not in mdata["atac"].layers

@@ -78,7 +78,7 @@ OPTIONS = [
     {"region_factors": False},
     {"modality_weights": "universal"},
     {"modality_weights": "cell"},
-    {"modality_penalty": "MMD"},
+    {"modality_penalty": "Jeffreys"},
     {"modality_penalty": "none"},
     {"batch_key": "batch"},
     {"batch_key": "batch", "adversarial_mixing": True},
@@ -315,3 +315,15 @@ def test_expression_of_cells_with_chromatin_alone_is_filled_in():
     differential = whole["rna"].var["differential"].to_numpy()
     assert np.median(correlation[differential]) > 0.45
     assert (correlation[differential] > 0).mean() > 0.95
+
+
+def test_a_size_factor_is_asked_of_the_cells_that_have_the_modality():
+    mdata = cells()
+    del mdata.obs["size"]
+    mdata["rna"].obs["depth"] = np.linspace(0.5, 2, mdata["rna"].n_obs)
+    fitted(mdata, rna_size_factor_key="depth")
+    found = get.library_size(mdata, mod="rna").loc[mdata["rna"].obs_names]
+    np.testing.assert_allclose(found, mdata["rna"].obs["depth"], rtol=1e-5)
+    mdata["rna"].obs["depth"] = np.where(np.arange(mdata["rna"].n_obs) == 3, np.nan, 1.0)
+    with pytest.raises(InputError, match=r"obs\['depth'\] is missing \(NaN\) in 1 of 60 cells"):
+        fitted(mdata, rna_size_factor_key="depth")

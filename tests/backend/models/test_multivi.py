@@ -134,6 +134,22 @@ def test_modalities_disagree_only_where_two_were_measured():
 # ---- gradients
 
 
+def test_the_regions_of_a_step_are_gone_through_once(monkeypatch: pytest.MonkeyPatch):
+    """Gradients by the mean over all cells are ready before anyone asks, though some cells have no chromatin."""
+    from scvi_pp._backend.kernels.bernoulli_heads import cpu
+
+    taken = []
+    whole = cpu.Pass
+    monkeypatch.setattr(
+        cpu, "Pass", lambda *arguments: taken.append(len(arguments[0].places.starts) - 1) or whole(*arguments)
+    )
+    inputs = mosaic.arrays()
+    network = started(inputs).train()
+    with kernels.use("auto"):
+        network.elbo(mosaic.everything(inputs)).loss(0.3).backward()
+    assert taken == [inputs.present[:, 1].sum()]
+
+
 @pytest.mark.parametrize("penalty", ["Jeffreys", "MMD", "none"])
 @pytest.mark.parametrize("weights", ["equal", "universal", "cell"])
 def test_every_parameter_has_a_finite_gradient(weights: str, penalty: str):
@@ -198,7 +214,8 @@ def test_size_factors_are_what_they_are_given_as():
 
 def test_a_learned_library_begins_at_the_mean_total_and_a_learned_factor_is_between_zero_and_one():
     inputs = mosaic.arrays()
-    exposures = started(inputs).eval().encode(mosaic.everything(inputs)).exposures
+    with torch.no_grad():
+        exposures = started(inputs).eval().encode(mosaic.everything(inputs)).exposures
     measured = inputs.present[:, 0]
     log_total = np.log(np.asarray(inputs.expression.sum(1)).ravel()[measured])
     assert float(exposures["expression"][measured].mean()) == pytest.approx(log_total.mean(), abs=0.7)
@@ -237,7 +254,7 @@ def test_hyperparameters_come_back_from_json():
 def test_importance_weights_average_to_the_bound_in_the_log():
     inputs = mosaic.arrays(21)
     network, cells = started(inputs).eval(), mosaic.everything(inputs)
-    n_draws = 3000
+    n_draws = 50
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         posterior = network.encode(cells)
@@ -253,13 +270,13 @@ def test_importance_weights_average_to_the_bound_in_the_log():
 @pytest.mark.parametrize("penalty", ["Jeffreys", "none"])
 def test_training_brings_the_modalities_of_a_cell_together(penalty: str):
     """Half of the cells have both; the others find their group among those of the other kind."""
-    n_cells, kinds = 400, np.array([(1, 1, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)], dtype=bool)
+    n_cells, kinds = 320, np.array([(1, 1, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)], dtype=bool)
     inputs = mosaic.arrays(n_cells, (40, 60, 0), kinds=kinds, contrast=1.5)
     cells, group = mosaic.cells(inputs), mosaic.groups(n_cells)
     network = mosaic.network(inputs, modality_penalty=penalty, n_hidden=32)
     paired = inputs.present.sum(1) == 2
     before = _distance_to_itself(network, cells, paired)
-    plan = small.plan(n_cells, max_epochs=60, batch_size=64, learning_rate=1e-2, weight_decay=1e-4, kl_warmup=0.5)
+    plan = small.plan(n_cells, max_epochs=50, batch_size=64, learning_rate=1e-2, weight_decay=1e-4, kl_warmup=0.5)
     outcome = fit(network, cells, plan)
     assert outcome.history["elbo_train"][-1] > outcome.history["elbo_train"][0]
     assert _distance_to_itself(network, cells, paired) < 0.6 * before
