@@ -22,6 +22,7 @@ from speed_records import Section, section_of
 import scvi_pp as svp
 
 N_REGIONS, OPEN_SHARE, N_CELLS = 100_000, 0.03, 768
+N_EPOCHS = 3  # so that what is done once weighs little, and our code is compiled
 N_GENES, FEW_REGIONS = 2_000, 20_000
 REAL_SET, LABEL = "hemato_atac_granja2019_5k.h5ad", "BioClassification"
 FIXED = {"validation_size": 0, "early_stopping": False, "denoise": False, "save_model": False}
@@ -33,7 +34,7 @@ def measure(asked: argparse.Namespace) -> Section:
     rows = [*peakvi_rows(asked), *multivi_rows(asked), *quality_rows(asked)]
     how = (
         f"PeakVI: training on {N_CELLS:,} simulated cells x {N_REGIONS:,} regions, {OPEN_SHARE:.0%} open, default "
-        "networks of both sides, which are the same, no held-out cells; scvi-tools the whole of `train(1)`, ours the fit "
+        "networks of both sides, which are the same, no held-out cells; scvi-tools the whole of `train(3)`, ours the fit "
         f"as it records it. MultiVI likewise, paired cells x {N_GENES:,} genes and {FEW_REGIONS:,} regions. Default "
         f"runs: {REAL_SET} (600 cells x 5,000 regions, real fragments), a tenth held out, seeds 0, 1, ...; scvi-tools' "
         "whole `train()`, ours the whole call. *Passes*: the seconds to the end of the first epoch whose held-out ELBO "
@@ -47,9 +48,9 @@ def peakvi_rows(asked: argparse.Namespace) -> list[Row]:
     n_cells = max(256, int(N_CELLS * asked.scale) // 128 * 128)
     counts = open_regions(n_cells, N_REGIONS)
     contestants = {
-        "peer": lambda: n_cells / seconds_of(peers_peakvi(counts, asked.device), asked.device),
-        "equal": lambda: n_cells / our_peakvi(counts, batch_size=128),
-        "in batches of 384": lambda: n_cells / our_peakvi(counts, batch_size=384),
+        "peer": lambda: N_EPOCHS * n_cells / seconds_of(peers_peakvi(counts, asked.device), asked.device),
+        "equal": lambda: N_EPOCHS * n_cells / our_peakvi(counts, batch_size=128),
+        "in batches of 384": lambda: N_EPOCHS * n_cells / our_peakvi(counts, batch_size=384),
     }
     figures = in_turn("PeakVI", contestants, repeats=min(3, asked.repeats), unit="cells/s")
     what = f"PeakVI, training, {N_REGIONS:,} regions"
@@ -67,19 +68,19 @@ def open_regions(n_cells: int, n_regions: int) -> csr_matrix:
 
 
 def peers_peakvi(counts: csr_matrix, device: str) -> object:
-    """A call that trains a new model for one epoch."""
+    """A call that trains a new model for as many epochs."""
     peer_models.be_silent()
     adata = ad.AnnData(counts)
     scvi.model.PEAKVI.setup_anndata(adata)
     model = scvi.model.PEAKVI(adata)
-    return lambda: peer_models.train(model, 1, device, early_stopping=False)
+    return lambda: peer_models.train(model, N_EPOCHS, device, early_stopping=False)
 
 
 def our_peakvi(counts: csr_matrix, **options: int) -> float:
-    """Seconds of one epoch, by the fit's own clock."""
+    """Seconds of the epochs, by the fit's own clock."""
     adata = ad.AnnData(counts)
     with svp.settings.override(verbosity=0):
-        svp.tl.peakvi(adata, max_epochs=1, **FIXED, **options)
+        svp.tl.peakvi(adata, max_epochs=N_EPOCHS, **FIXED, **options)
     return float(adata.uns["peakvi"]["params"]["seconds"])
 
 
@@ -88,8 +89,8 @@ def multivi_rows(asked: argparse.Namespace) -> list[Row]:
     n_cells = max(256, int(2 * N_CELLS * asked.scale) // 128 * 128)
     rna, atac = simulated(n_cells, N_GENES, 0.1), open_regions(n_cells, FEW_REGIONS)
     contestants = {
-        "peer": lambda: n_cells / seconds_of(peers_multivi(rna, atac, asked.device), asked.device),
-        "ours": lambda: n_cells / our_multivi(rna, atac),
+        "peer": lambda: N_EPOCHS * n_cells / seconds_of(peers_multivi(rna, atac, asked.device), asked.device),
+        "ours": lambda: N_EPOCHS * n_cells / our_multivi(rna, atac),
     }
     figures = in_turn("MultiVI", contestants, repeats=min(3, asked.repeats), unit="cells/s")
     what = f"MultiVI, training, {N_GENES:,} genes and {FEW_REGIONS:,} regions, equal"
@@ -105,19 +106,19 @@ def paired_cells(rna: csr_matrix, atac: csr_matrix) -> MuData:
 
 
 def peers_multivi(rna: csr_matrix, atac: csr_matrix, device: str) -> object:
-    """A call that trains a new model for one epoch."""
+    """A call that trains a new model for as many epochs."""
     peer_models.be_silent()
     mdata = paired_cells(rna, atac)
     scvi.model.MULTIVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "atac_layer": "atac"})
     model = scvi.model.MULTIVI(mdata)
-    return lambda: peer_models.train(model, 1, device, early_stopping=False)
+    return lambda: peer_models.train(model, N_EPOCHS, device, early_stopping=False)
 
 
 def our_multivi(rna: csr_matrix, atac: csr_matrix) -> float:
-    """Seconds of one epoch, by the fit's own clock."""
+    """Seconds of the epochs, by the fit's own clock."""
     mdata = paired_cells(rna, atac)
     with svp.settings.override(verbosity=0):
-        svp.tl.multivi(mdata, max_epochs=1, batch_size=128, **FIXED)
+        svp.tl.multivi(mdata, max_epochs=N_EPOCHS, batch_size=128, **FIXED)
     return float(mdata.uns["multivi"]["params"]["seconds"])
 
 
