@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # weights that one thread moves at a time; a multiple of what a vector holds, so that every weight rounds the same
 PIECE = 1 << 20
+SPARED = ("bias", "region_factors")  # by how their names end
 Piece: TypeAlias = tuple[str, int]  # the name of a parameter, and which of its pieces
 
 
@@ -21,7 +22,7 @@ class SharedAdam:
     """Adam (Kingma and Ba 2015); its state is told by parameter, whatever the number of threads.
 
     The L2 penalty spares biases: they hold the mean expression of genes, and drawn towards zero those of rare genes come
-    out too high. On weights and dispersions it pays (docs/benchmarks.md).
+    out too high. So do the factors of regions. On weights and dispersions it pays (docs/benchmarks.md).
     """
 
     def __init__(self, network: nn.Module, *, weight_decay: float) -> None:
@@ -36,8 +37,8 @@ class SharedAdam:
         ]
 
     def _options(self, group: dict[Piece, Tensor], weight_decay: float) -> list[dict[str, Any]]:
-        biases = [piece for (name, _), piece in group.items() if name.endswith("bias")]
-        others = [piece for (name, _), piece in group.items() if not name.endswith("bias")]
+        biases = [piece for (name, _), piece in group.items() if name.endswith(SPARED)]
+        others = [piece for (name, _), piece in group.items() if not name.endswith(SPARED)]
         options = [{"params": others, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
         return [part for part in options if part["params"]]
 

@@ -141,12 +141,15 @@ def _held_out_elbo(network: Any, inputs: Any) -> float:
         return float(torch.cat([network.elbo(cell).bound for _, cell in blocks]).double().sum()) / 12
 
 
-def test_a_run_that_no_longer_improves_ends_as_converged(inputs: Any):
+@pytest.mark.parametrize(("kl_warmup", "n_warm"), [(0.0, 0), (0.25, 15)])
+def test_a_run_that_no_longer_improves_ends_as_converged_once_the_kl_term_is_whole(
+    inputs: Any, kl_warmup: float, n_warm: int
+):
     network = small.network(inputs)
     interruptions.worse_after(network, 3)
-    _, outcome = trained(inputs, network, max_epochs=60, patience=4)
+    _, outcome = trained(inputs, network, max_epochs=60, patience=4, kl_warmup=kl_warmup)
     assert outcome.ended == "converged"
-    assert outcome.n_epochs == outcome.best_epoch + 4
+    assert outcome.n_epochs == max(outcome.best_epoch, n_warm) + 4
 
 
 def test_without_early_stopping_the_budget_is_used_up(inputs: Any):

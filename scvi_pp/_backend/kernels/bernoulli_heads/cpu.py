@@ -7,7 +7,7 @@ a second pass.
 
 from __future__ import annotations
 
-# shared code: 03be2ccbd167
+# shared code: f62ba90e0184
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 

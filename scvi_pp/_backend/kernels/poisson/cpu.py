@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: 03be2ccbd167
+# shared code: f62ba90e0184
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import ZERO, compiled, exp, inlined, log_factorial

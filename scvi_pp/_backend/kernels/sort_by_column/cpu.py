@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: 03be2ccbd167
+# shared code: f62ba90e0184
 from typing import TYPE_CHECKING
 
 import torch

@@ -6,7 +6,7 @@ the sums of the cells, which are few, that are gone over again.
 
 from __future__ import annotations
 
-# shared code: 03be2ccbd167
+# shared code: f62ba90e0184
 from typing import TYPE_CHECKING
 
 import torch
