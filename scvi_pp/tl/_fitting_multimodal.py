@@ -31,7 +31,9 @@ def fit_and_write_multimodal(call: Call, sources: Any, hyperparameters: Any, par
     """Train the model on the object's cells, then write latent, denoised layers and model, all or nothing."""
     from scvi_pp._backend.query import Posterior
 
-    fitted = trained(call, hyperparameters, lambda: _read(call, sources), groups_of=_groups)
+    fitted = trained(
+        call, hyperparameters, lambda: _read(call, sources), groups_of=lambda arrays: _kinds(arrays.present)
+    )
     options = {"seed": call.seed, "n_trained_rows": fitted.n_rows}
     latent = Posterior(fitted.network, fitted.cells, **options).latent_mean()
     obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
@@ -69,9 +71,9 @@ def _read(call: Call, sources: Any) -> Any:
     return arrays
 
 
-def _groups(arrays: Any) -> np.ndarray:
-    """Cells by what was measured in them."""
-    codes: np.ndarray = arrays.present.astype(np.int64) @ (1 << np.arange(arrays.present.shape[1]))
+def _kinds(present: np.ndarray) -> np.ndarray:
+    """Cells by what was measured in them: a bit for each modality."""
+    codes: np.ndarray = present.astype(np.int64) @ (1 << np.arange(present.shape[1]))
     return codes
 
 
@@ -116,8 +118,7 @@ def denoised_of_modality(
 
 def _mixing(call: Call, sources: Any, latent: np.ndarray) -> dict[str, float]:
     """How well cells with different modalities mix; a kind of them that lies by itself is remarked on."""
-    present = sources.present.read(call.adata)
-    groups = present.astype(np.int64) @ (1 << np.arange(present.shape[1]))
+    groups = _kinds(sources.present.read(call.adata))
     if len(np.unique(groups)) < 2:
         return {}
     names = [name or "" for name in sources.present.modalities]
