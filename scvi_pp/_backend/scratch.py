@@ -7,6 +7,7 @@ it back when it has taken its step.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ class Scratch:
     """Memory that was borrowed, and memory that was given back."""
 
     def __init__(self) -> None:
-        self._lent: dict[int, Tensor] = {}  # by address
+        # shapes by address, and not the memory: what autograd copies and drops is never given back
+        self._lent: dict[int, tuple[int, ...]] = {}
         self._free: list[Tensor] = []
 
     def borrow(self, *shape: int) -> Tensor:
@@ -37,14 +39,15 @@ class Scratch:
         else:
             tensor = torch.empty(shape)
         if tensor.nbytes >= WORTH_KEEPING:
-            self._lent[tensor.data_ptr()] = tensor.detach()
+            self._lent[tensor.data_ptr()] = shape
         return tensor
 
     def give_back(self, gradient: Tensor) -> None:
         """Take a gradient that nothing needs any more; what was not borrowed here is left alone."""
-        tensor = self._lent.pop(gradient.data_ptr(), None)
-        if tensor is not None:
-            self._free.append(tensor)
+        shape = self._lent.pop(gradient.data_ptr(), None)
+        if shape is not None and math.prod(shape) == gradient.numel():
+            in_a_row = gradient.detach().as_strided((gradient.numel(),), (1,))
+            self._free.append(in_a_row.view(shape))
 
 
 _scratch: ContextVar[Scratch | None] = ContextVar("scratch", default=None)

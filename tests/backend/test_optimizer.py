@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -227,3 +228,12 @@ def test_nothing_is_kept_outside_of_a_fit():
     kept = borrow(600, 500)
     give_back(kept)
     assert borrow(600, 500).data_ptr() != kept.data_ptr()
+
+
+def test_memory_that_is_never_given_back_is_not_held():
+    with keeping_scratch():
+        lost = borrow(600, 500)
+        watched = lost.untyped_storage()._weak_ref()
+        del lost
+        gc.collect()
+        assert torch.UntypedStorage._expired(watched)
