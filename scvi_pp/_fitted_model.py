@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from anndata import AnnData
 from mudata import MuData
 
+from scvi_pp._data.feature_types import by_feature_type, said_of_adata
 from scvi_pp._data.fitted import from_record, model_key
 from scvi_pp._data.multiome import ModalityCounts
-from scvi_pp._data.read import check_anndata, check_annotated, check_mudata, read
+from scvi_pp._data.read import check_anndata, check_annotated, read
 from scvi_pp._data.sources import Counts, Share
 from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError, did_you_mean, listing
 from scvi_pp._settings import settings
@@ -20,13 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
-    from anndata import AnnData
 
     from scvi_pp._backend.query import Posterior
     from scvi_pp._data.fitted import Fitted
 
 
-MULTIMODAL = ("multivi",)  # models of a MuData
+MULTIMODAL = ("multivi",)  # models of a MuData, or of an AnnData that holds features of all modalities
 # what the features of a modality are called, by the source of its counts
 KINDS = {"expression": "genes", "accessibility": "regions", "protein": "proteins"}
 
@@ -196,7 +197,7 @@ def open_model(
         raise InputError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
     key = model_key(adata.uns, key)
     stored = from_record(adata.uns, key)
-    check = check_mudata if stored.model in MULTIMODAL else check_anndata
+    check = check_annotated if stored.model in MULTIMODAL else check_anndata
     check(data, verb=verb)
     counts = part_of(stored, key, mod)
 
@@ -251,9 +252,18 @@ def rebuilt(stored: Fitted, key: str) -> tuple[Any, Any, int]:
         raise ModelRecordError(msg) from error
 
 
-def _read(data: AnnData, sources: Any, stored: Fitted, verb: str, name: str) -> Any:
+def _layers_of(stored: Fitted) -> dict[str, str | None]:
+    """The layer that holds the counts of each modality."""
+    counts = [source for source in stored.sources.values() if isinstance(source, ModalityCounts)]
+    return {source.modality: source.counts.layer for source in counts}
+
+
+def _read(data: AnnData | MuData, sources: Any, stored: Fitted, verb: str, name: str) -> Any:
     """What the fit read, of these cells; an error says that it is the question, not the fit, that lacks something."""
     try:
+        if stored.model in MULTIMODAL and isinstance(data, AnnData):
+            with said_of_adata():
+                return read(by_feature_type(data, _layers_of(stored)), sources, verb=verb)
         return read(data, sources, verb=verb)
     except (InputError, MissingKeyError) as error:
         places = [source.place for source in stored.sources.values() if isinstance(source, Counts | ModalityCounts)]

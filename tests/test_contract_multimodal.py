@@ -309,7 +309,7 @@ REFUSED = {
     "no counts of them": (
         _not_counts,
         {},
-        r"mdata\['atac'\]: X holds values that are not whole .* pass layer='counts'",
+        r"mdata\['atac'\]: X holds values that are not whole .* pass atac_layer='counts'",
     ),
     "nothing but zeros": (_no_counts, {}, r"mdata\['atac'\]\.X holds no count above zero\. Leave the modality out"),
     "unknown modality": (lambda m: m, {"rna": "rnaa"}, r"rna='rnaa' is no modality of mdata\. Modalities: 'rna', "),
@@ -370,10 +370,12 @@ def test_a_view_can_be_copied():
     assert (done.is_view, done.n_obs, done.obsm["X_multivi"].shape) == (False, 40, (40, 2))
 
 
-def test_an_anndata_is_refused_with_the_way_to_a_mudata():
-    with pytest.raises(InputError, match=r"tl\.multivi takes a MuData, not AnnData\. .*pp\.organize_multiome"):
-        multivi(cells()["rna"])
-    with pytest.raises(InputError, match=r"takes a MuData, not str\. .*mudata\.read_h5mu"):
+def test_an_anndata_of_nobody_knows_what_is_refused_with_the_way_to_a_mudata():
+    adata = cells()["rna"].copy()
+    del adata.var["feature_types"]
+    with pytest.raises(MissingKeyError, match=r"no column 'feature_types'.*pp\.organize_multiome"):
+        multivi(adata)
+    with pytest.raises(InputError, match=r"takes an AnnData or a MuData, not str\. .*mudata\.read_h5mu"):
         multivi("study.h5mu")
 
 

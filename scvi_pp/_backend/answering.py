@@ -28,6 +28,13 @@ class Answering(Protocol):
 
 
 @runtime_checkable
+class Partial(Protocol):
+    """A network whose features were not measured in all cells."""
+
+    def measured(self, cells: Any) -> Tensor: ...
+
+
+@runtime_checkable
 class Regional(Protocol):
     """What a network of chromatin can do besides."""
 

@@ -47,6 +47,10 @@ class ModalityView:
             q_z = posterior_mixture.mixture([alone], measured_in(cells, self.position)[:, None].to(alone.loc.dtype))
         return posterior._replace(q_z=q_z, library=posterior.exposures[self.modality])
 
+    def measured(self, cells: Any) -> Tensor:
+        """In which cells the modality was measured, bool (cells,)."""
+        return measured_in(cells, self.modality)
+
     def latent(self, position: Tensor) -> Tensor:
         """The latent space of the decoders."""
         z: Tensor = self.network.latent(position)

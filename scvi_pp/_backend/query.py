@@ -16,7 +16,8 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from scvi_pp._backend import kernels, noise
-from scvi_pp._backend.answering import Regional
+from scvi_pp._backend.answering import Partial, Regional
+from scvi_pp._backend.counterfactual import in_batch, in_one_of
 from scvi_pp._backend.crew import crew, working_together
 from scvi_pp._backend.device import private_random
 from scvi_pp._backend.rows_above import RowsAbove
@@ -102,6 +103,7 @@ class Posterior:
         *,
         columns: np.ndarray | None,
         into: np.ndarray | None = None,
+        to_rows: np.ndarray | None = None,
         library_size: float | None,
         batches: Sequence[int] | None,
         n_samples: int | None,
@@ -110,12 +112,13 @@ class Posterior:
         """Fill `out` (cells, width) with expression at a library size (None: that of the cell).
 
         `with_regions` leaves in what is peculiar to each region of chromatin. `columns` are the genes asked for (None:
-        all), `into` the columns of `out` they go to (None: all, in order). Means over draws and batches are kept
-        running, so memory does not grow with either.
+        all), `into` the columns of `out` they go to (None: all, in order), `to_rows` the row that each cell goes to
+        (None: all, in order; -1: none). Means over draws and batches are kept running, so memory does not grow with
+        either.
         """
         mean_of = self._mean_expression(columns, library_size, batches, n_samples, with_regions)
         with self._asking():
-            self._accumulate(mean_of, out, slice(None) if into is None else into, n_samples)
+            self._accumulate(mean_of, out, slice(None) if into is None else into, n_samples, to_rows=to_rows)
         return out
 
     def denoised_above(
@@ -160,7 +163,7 @@ class Posterior:
             size = library.exp() if library_size is None else torch.full_like(library, library_size)
             total: Any = 0.0
             for batch in passes:
-                total = total + expression(z, _moved(cells, batch), wanted)
+                total = total + expression(z, in_batch(cells, batch), wanted)
             return _host(total.mul_(size * share))
 
         return mean_of
@@ -172,6 +175,7 @@ class Posterior:
         target: slice | np.ndarray,
         n_samples: int | None,
         rows: slice | None = None,
+        to_rows: np.ndarray | None = None,
     ) -> None:
         """Sum what every draw says of these rows into the columns `target` of `out`."""
         first = 0 if rows is None else rows.start
@@ -179,10 +183,15 @@ class Posterior:
         def fill(sample: int | None, drawn: Tensor | None, where: slice, cells: Any) -> None:
             here = slice(where.start - first, where.stop - first)
             values = mean_of(cells, None if drawn is None else drawn[here])
+            place: Any = (here, target)
+            if to_rows is not None:
+                kept = to_rows[here] >= 0
+                values, at = values[kept], to_rows[here][kept]
+                place = (at, target) if isinstance(target, slice) else np.ix_(at, target)
             if sample in (None, 0):
-                out[here, target] = values
+                out[place] = values
             else:
-                out[here, target] += values
+                out[place] += values
 
         for sample in self._samples(n_samples):
             drawn = None if sample is None else self._noise(sample, rows)
@@ -216,7 +225,7 @@ class Posterior:
             for sample in range(n_samples):
                 blocks = []
                 for _, cells, z, library in self._positions(sample, drawing=True):
-                    p_x = self.network.decode(z, library, _drawn_batch(cells, batches))
+                    p_x = self.network.decode(z, library, in_one_of(cells, batches))
                     blocks.append(csr_matrix(_host(_pick(p_x.sample(), columns))))
                 out.append(vstack(blocks, format="csr"))
         return out
@@ -231,18 +240,23 @@ class Posterior:
             for sample in range(n_samples):
                 for where, cells, z, library in self._positions(sample, drawing=True):
                     fixed = torch.full_like(library, library_size).log()
-                    p_x = self.network.decode(z, fixed, _moved(cells, batch))
+                    p_x = self.network.decode(z, fixed, in_batch(cells, batch))
                     rows = slice(sample * n_cells + where.start, sample * n_cells + where.stop)
                     out[rows] = _host(_pick(p_x.sample_denoised(), columns))
         return out
 
     def library_size(self) -> np.ndarray:
-        """Expected library size, (cells,): observed, given, or the mean of its log-normal posterior."""
+        """Expected library size, (cells,): observed, given, or the mean of its log-normal posterior.
+
+        NaN for a cell in which nothing of it was measured.
+        """
         out = np.empty(self.cells.n_cells, dtype=np.float32)
         with self._asking():
             for where, cells in self._blocks(decoded=False):
                 posterior = self.network.encode(cells)
                 out[where] = _host(_log_expected_library(posterior).exp())[:, 0]
+                if isinstance(self.network, Partial):
+                    out[where][~_host(self.network.measured(cells))] = np.nan
         return out
 
     def region_factors(self) -> np.ndarray | None:
@@ -376,15 +390,3 @@ def _host(tensor: Tensor) -> np.ndarray:
 
 def _pick(values: Tensor, columns: np.ndarray | None) -> Tensor:
     return values if columns is None else values[:, torch.as_tensor(columns, device=values.device)]
-
-
-def _moved(cells: Any, batch: int | None) -> Any:
-    """The cells as if they had been measured in another batch."""
-    return cells if batch is None else cells._replace(batch=torch.full_like(cells.batch, batch))
-
-
-def _drawn_batch(cells: Any, batches: Sequence[int] | None) -> Any:
-    if batches is None:
-        return cells
-    choices = torch.tensor(batches, device=cells.batch.device)
-    return cells._replace(batch=choices[torch.randint(len(choices), cells.batch.shape, device=cells.batch.device)])

@@ -53,7 +53,7 @@ class ModalityCounts:
         if modality.n_obs == 0:
             msg = f"mdata['{self.modality}'] has no cells. Leave the modality out, or pass data in which some cell has it."
             raise InputError(msg)
-        return replace(self, counts=self._telling_where(self.counts.learn, modality))
+        return replace(self, counts=self.telling_where(self.counts.learn, modality))
 
     def read(self, data: MuData) -> sp.csr_matrix:
         """Return the modelled features of all cells, float32 CSR (n_obs, n_modelled).
@@ -63,10 +63,11 @@ class ModalityCounts:
         modality = modality_of(data, self.modality)
         if modality.n_obs == 0 and self.var_names is not None:
             return sp.csr_matrix((data.n_obs, len(self.var_names)), dtype=np.float32)
-        found: sp.csr_matrix = self._telling_where(self.counts.read, modality)
+        found: sp.csr_matrix = self.telling_where(self.counts.read, modality)
         return _at_rows(found, rows_of_modality(data, self.modality))
 
-    def _telling_where(self, step: Any, data: AnnData) -> Any:
+    def telling_where(self, step: Any, data: AnnData) -> Any:
+        """Take a step with the data of the modality, whose errors say which modality it was."""
         try:
             return step(data)
         except (InputError, MissingKeyError) as error:
@@ -236,6 +237,11 @@ def _from_modalities(data: MuData, key: str) -> pd.Series:
             raise InputError(msg)
         found = found.where(found.notna(), column)
     assert found is not None
+    dtypes = [data.mod[name].obs[key].dtype for name in holders]
+    if all(isinstance(dtype, pd.CategoricalDtype) for dtype in dtypes):
+        return found.astype(
+            pd.CategoricalDtype(list(dict.fromkeys(level for dtype in dtypes for level in dtype.categories)))
+        )
     return found.infer_objects()
 
 

@@ -62,8 +62,9 @@ def _parts_for(data: AnnData | MuData, sources: Inputs, verb: str) -> list[tuple
 
 def check_annotated(data: object, *, verb: str) -> None:
     """Refuse everything but an AnnData or a MuData."""
-    if not isinstance(data, MuData):
-        check_anndata(data, verb=verb)
+    if not isinstance(data, AnnData | MuData):
+        msg = f"{verb} takes an AnnData or a MuData, not {type(data).__name__}. Read a file with"
+        raise InputError(f"{msg} anndata.read_h5ad(path) or mudata.read_h5mu(path).")
 
 
 def check_mudata(data: object, *, verb: str) -> None:

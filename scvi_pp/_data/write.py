@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from scvi_pp._data.modalities import no_columns_pulled
 from scvi_pp._errors import InputError, listing
 
 Part: TypeAlias = tuple[Any, Mapping[str, Any]]  # a place of an object, and what goes there
@@ -56,6 +58,14 @@ def check_writable(adata: AnnData) -> None:
         raise InputError(msg)
 
 
+def check_any_writable(data: AnnData | MuData) -> None:
+    """Refuse what cannot take results, of either kind. To be called before any training."""
+    if isinstance(data, MuData):
+        check_multimodal_writable(data)
+    else:
+        check_writable(data)
+
+
 def write(
     adata: AnnData,
     *,
@@ -93,6 +103,21 @@ def write_multimodal(
         _check(mdata.mod[name], {}, entries, {}, {})
         parts.append((mdata.mod[name].layers, entries))
     _put(parts)
+
+
+def add_modality(mdata: MuData, name: str, modality: AnnData) -> None:
+    """Put a new modality into a MuData, or leave it as it was if anything fails or is interrupted.
+
+    Its features may have the names of those of another modality, of which mudata would warn each time.
+    """
+    with no_columns_pulled(), warnings.catch_warnings(action="ignore"):
+        try:
+            mdata.mod[name] = modality
+            mdata.update()
+        except BaseException:
+            _remove(mdata.mod, name)
+            mdata.update()
+            raise
 
 
 def check_multimodal_writable(mdata: MuData) -> None:

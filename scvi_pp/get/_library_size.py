@@ -37,7 +37,8 @@ def library_size(
     -------
     By cell: the total count of the modelled genes or regions (1 for an empty cell); the size factor, if the fit was given
     one; or with `use_observed_lib_size=False` the mean of the inferred library size. Of PeakVI the factor of the cell,
-    above 0 and at most 1: how deeply it was sequenced (1 in all cells after a fit with `cell_factors=False`).
+    above 0 and at most 1: how deeply it was sequenced (1 in all cells after a fit with `cell_factors=False`). NaN in
+    cells in which the modality was not measured.
 
     Examples
     --------

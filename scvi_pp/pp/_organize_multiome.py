@@ -10,6 +10,7 @@ import pandas as pd
 from mudata import MuData
 
 from scvi_pp import _logging
+from scvi_pp._data.feature_types import FEATURE_TYPES
 from scvi_pp._data.modalities import multimodal
 from scvi_pp._data.read import check_anndata
 from scvi_pp._errors import InputError, listing, missing_key
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 VERB = "pp.organize_multiome"
-FEATURE_TYPES = {"rna": "Gene Expression", "atac": "Peaks", "protein": "Antibody Capture"}  # as 10x names them
 ORIGINS = ("paired", "expression", "accessibility")
 NOUNS = {"rna": "genes", "atac": "regions"}
 

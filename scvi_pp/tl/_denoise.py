@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import pandas as pd
+from anndata import AnnData
 from mudata import MuData
 
 from scvi_pp import _docs
 from scvi_pp._data.multiome import copied
 from scvi_pp._data.read import check_annotated
-from scvi_pp._data.write import check_key, check_multimodal_writable, check_writable, write, write_multimodal
+from scvi_pp._data.write import add_modality, check_any_writable, check_key, write, write_multimodal
+from scvi_pp._errors import InputError
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
 from scvi_pp.get._options import checked_flag, checked_library_size, checked_samples, checked_threshold
@@ -18,8 +22,6 @@ from scvi_pp.tl._fitting_multimodal import denoised_of_modality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from anndata import AnnData
 
     from scvi_pp._seed import Seed
 
@@ -49,6 +51,7 @@ def denoise(
     threshold: float | None = None,
     batch_size: int | None = None,
     key_added: str | None = None,
+    mod_added: str | None = None,
     rng: Seed = None,
     random_state: Seed = None,
     copy: bool = False,
@@ -67,7 +70,7 @@ def denoise(
     {KEY}
     mod
         Which modality, of a model of a `MuData`: its name there, RNA by default if there is any. The layer holds its own
-        cells; `get.denoised` answers for all.
+        cells; for those of others too see `mod_added`.
     {ADATA_NEW}
     genes, regions
         Denoise these genes only, or these regions if the model is one of chromatin; give one of the two. The others are
@@ -85,6 +88,10 @@ def denoise(
     {BATCH_SIZE}
     key_added
         Name of the layer, f"{key}_denoised" by default.
+    mod_added
+        Of a `MuData`: name of a new modality. Its `.X` then has the values of all cells, imputed where the modality was
+        not measured, of the features that were asked for; no layer is written. Its features have the names of the
+        measured ones, which mudata remarks on when it joins names.
     {RANDOM}
     copy
         Return a copy instead of writing to the object.
@@ -116,6 +123,7 @@ def denoise(
     by_region = checked_flag("normalize_regions", normalize_regions)
     seed = seed_from(rng, random_state)
     layer = None if key_added is None else check_key(key_added)
+    _check_modality_added(target, mod_added, key_added)
     model = open_model(adata, key, verb="tl.denoise", adata_new=target, mod=mod, seed=seed, batch_size=batch_size)
     options = model.denoising(
         library_size=size,
@@ -126,12 +134,31 @@ def denoise(
     )
     asked: dict[str, Any] = {"columns": model.columns(genes, regions), "threshold": least, "options": options}
     layer = layer or f"{model.key}_denoised"
-    if isinstance(target, MuData):
-        check_multimodal_writable(target)
+    check_any_writable(target)
+    if mod_added is not None:
+        names = model.named(None if asked["columns"] is None else np.unique(asked["columns"]))
+        values = denoised_layer(model.posterior, pd.Index(names), model.features, **asked)
+        # what is imputed is no measurement of that type of features
+        var = target.mod[model.source.modality].var.loc[names].drop(columns="feature_types", errors="ignore")
+        add_modality(target, mod_added, AnnData(values, obs=pd.DataFrame(index=target.obs_names), var=var))
+    elif isinstance(target, MuData):
         values = denoised_of_modality(model.posterior, target, model.source, **asked)
         write_multimodal(target, obsm={}, uns={}, layers={model.source.modality: {layer: values}})
     else:
-        check_writable(target)
         values = denoised_layer(model.posterior, target.var_names, model.features, **asked)
         write(target, obsm={}, layers={layer: values}, uns={})
     return target if copy else None
+
+
+def _check_modality_added(target: AnnData | MuData, mod_added: str | None, key_added: str | None) -> None:
+    """Refuse a new modality where there can be none."""
+    if mod_added is None:
+        return
+    check_key(mod_added, argument="mod_added")
+    if not isinstance(target, MuData):
+        raise InputError("mod_added makes a new modality of a MuData, and this is an AnnData. Use key_added.")
+    if key_added is not None:
+        raise InputError("key_added names a layer and mod_added a new modality: give one of the two.")
+    if mod_added in target.mod:
+        msg = f"mod_added={mod_added!r}: mdata has that modality already. Take another name, or del mdata.mod[{mod_added!r}]."
+        raise InputError(msg)

@@ -9,8 +9,8 @@ import numpy as np
 
 from scvi_pp import __version__, _logging
 from scvi_pp._data.fitted import Fitted, check_save_model, to_record
-from scvi_pp._data.read import check_anndata, check_mudata, read
-from scvi_pp._data.write import check_multimodal_writable, check_writable, key_names, write
+from scvi_pp._data.read import check_anndata, check_annotated, read
+from scvi_pp._data.write import check_any_writable, key_names, write
 from scvi_pp._errors import InputError, TrainingError, listing
 from scvi_pp._fitted_model import MULTIMODAL, kind_of_features
 from scvi_pp._settings import settings
@@ -49,12 +49,9 @@ class Call:
     training: Training
 
     def __post_init__(self) -> None:
-        if self.model in MULTIMODAL:
-            check_mudata(self.adata, verb=self.verb)
-            check_multimodal_writable(self.adata)
-        else:
-            check_anndata(self.adata, verb=self.verb)
-            check_writable(self.adata)
+        check = check_annotated if self.model in MULTIMODAL else check_anndata
+        check(self.adata, verb=self.verb)
+        check_any_writable(self.adata)
         key_names(self.model, self.key_added)
         check_save_model(self.save_model)
         checked(self.training, model=self.model)
@@ -96,7 +93,14 @@ def fit_and_write(
     fitted = trained(call, hyperparameters, reading)
     posterior = Posterior(fitted.network, fitted.cells, seed=call.seed, n_trained_rows=fitted.n_rows)
     obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
-    layers = _layers(call, posterior, sources.counts.var_names, layer_key, kind=kind, sparse_layer=sparse_layer)
+    more = f", {sparse_layer}" if sparse_layer else ""
+    layers = layer_if_wanted(
+        call,
+        call.adata,
+        layer_key,
+        lambda: denoised_layer(posterior, call.adata.var_names, sources.counts.var_names),
+        way=f"Get it with tl.denoise(adata, key={uns_key!r}{more}), or some {kind} with get.denoised(adata, {kind}=...).",
+    )
     record = record_of(call, sources, hyperparameters, params, fitted)
     write(call.adata, obsm={obsm_key: posterior.latent_mean()}, layers=layers, uns={uns_key: record})
     places = [f"obsm['{obsm_key}']", *(f"layers['{key}']" for key in layers), f"uns['{uns_key}']"]
@@ -180,29 +184,27 @@ def _divergence(call: Call, hyperparameters: Any, rows: np.ndarray) -> str:
     return f"{finding} Try a smaller learning_rate,{simpler} or look for extreme counts."
 
 
-def _layers(
-    call: Call, posterior: Any, features: tuple[str, ...], layer_key: str, *, kind: str, sparse_layer: str
-) -> dict[str, np.ndarray]:
-    """The denoised layer, if it is wanted and may be that large; NaN where a gene was not modelled."""
-    adata = call.adata
-    n_bytes = 4 * adata.n_obs * adata.n_vars
+def layer_if_wanted(
+    call: Call, target: AnnData, layer_key: str, make: Callable[[], Any], *, way: str, place: str = ""
+) -> dict[str, Any]:
+    """The denoised layer of an AnnData, if it is wanted and may be that large.
+
+    `place` is what the AnnData is called in messages, `way` how to get its values if the layer is not written.
+    """
     if call.denoise is False:
         return {}
+    n_bytes = 4 * target.n_obs * target.n_vars
     if call.denoise is None and n_bytes > settings.max_layer_bytes:
-        _, key, _ = key_names(call.model, call.key_added)
-        more = f", {sparse_layer}" if sparse_layer else ""
-        _logging.info(
-            f"The denoised layer would take {n_bytes / 1e9:.1f} GB, more than settings.max_layer_bytes: not written. "
-            f"Get it with tl.denoise(adata, key={key!r}{more}), or some {kind} with get.denoised(adata, {kind}=...)."
-        )
+        what = f"The denoised layer{place and f' of {place}'} would take {n_bytes / 1e9:.1f} GB"
+        _logging.info(f"{what}, more than settings.max_layer_bytes: not written. {way}")
         return {}
     try:
-        return {layer_key: denoised_layer(posterior, adata.var_names, features)}
+        return {layer_key: make()}
     except (KeyboardInterrupt, MemoryError) as error:  # the model is worth more than the layer
         reason = "was stopped" if isinstance(error, KeyboardInterrupt) else "does not fit into memory"
         _logging.warning(f"The denoised layer {reason}: the model is written without it. tl.denoise writes it later.")
-        if layer_key in adata.layers:
-            _logging.warning(f"layers['{layer_key}'] is still that of the earlier fit.")
+        if layer_key in target.layers:
+            _logging.warning(f"{place and f'{place}.'}layers['{layer_key}'] is still that of the earlier fit.")
         return {}
 
 
@@ -214,21 +216,31 @@ def denoised_layer(
     columns: np.ndarray | None = None,
     threshold: float | None = None,
     options: dict[str, Any] = PLAIN,
+    to_rows: np.ndarray | None = None,
 ) -> np.ndarray | csr_matrix:
     """Denoised values of all cells x `var_names`: NaN for what was not modelled or not asked for.
 
-    With `threshold` sparse, and nothing there.
+    With `threshold` sparse, and nothing there. `to_rows` is the row that each cell goes to, -1 for none.
     """
     columns = None if columns is None else np.unique(columns)
     names = features if columns is None else [features[column] for column in columns]
     into, shape = var_names.get_indexer(list(names)), (posterior.cells.n_cells, len(var_names))
     if threshold is not None:
-        return posterior.denoised_above(threshold, n_columns=shape[1], columns=columns, into=into, **options)
+        above = posterior.denoised_above(threshold, n_columns=shape[1], columns=columns, into=into, **options)
+        return above if to_rows is None else above[_cells_of_rows(to_rows)]
+    if to_rows is not None:
+        shape = (int((to_rows >= 0).sum()), shape[1])
     if shape[1] == len(into) and np.array_equal(into, np.arange(len(into))):
         out = np.empty(shape, dtype=np.float32)
-        return np.asarray(posterior.denoised(out, columns=columns, into=None, **options))
+        return np.asarray(posterior.denoised(out, columns=columns, into=None, to_rows=to_rows, **options))
     out = np.full(shape, np.nan, dtype=np.float32)
-    return np.asarray(posterior.denoised(out, columns=columns, into=into, **options))
+    return np.asarray(posterior.denoised(out, columns=columns, into=into, to_rows=to_rows, **options))
+
+
+def _cells_of_rows(to_rows: np.ndarray) -> np.ndarray:
+    """Which cell goes to each row."""
+    cells = np.flatnonzero(to_rows >= 0)
+    return cells[np.argsort(to_rows[cells])]
 
 
 def report_empty_cells(counts: csr_matrix, kind: str) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from mudata import MuData
 
 from scvi_pp import _logging
 from scvi_pp._data.multiome import rows_of_modality
 from scvi_pp._data.read import read
-from scvi_pp._data.write import key_names, write_multimodal
+from scvi_pp._data.write import key_names, write, write_multimodal
 from scvi_pp._errors import InputError
-from scvi_pp._settings import settings
-from scvi_pp.tl._fitting import denoised_layer, record_of, report, trained
+from scvi_pp.tl._fitting import PLAIN, denoised_layer, layer_if_wanted, record_of, report, trained
 from scvi_pp.tl._mixing import mixing_score
 
 if TYPE_CHECKING:
-    from mudata import MuData
+    from anndata import AnnData
     from scipy.sparse import csr_matrix
 
     from scvi_pp._data.multiome import ModalityCounts
@@ -27,24 +27,36 @@ PARTS = ("expression", "accessibility", "protein")
 ISLAND = 0.2  # a mixing score below means that a kind of cells lies by itself
 
 
-def fit_and_write_multimodal(call: Call, sources: Any, hyperparameters: Any, params: dict[str, Any]) -> None:
-    """Train the model on the object's cells, then write latent, denoised layers and model, all or nothing."""
+def fit_and_write_multimodal(
+    call: Call, mdata: MuData, sources: Any, hyperparameters: Any, params: dict[str, Any]
+) -> None:
+    """Train the model on the cells of a MuData, then write latent, denoised layers and model, all or nothing.
+
+    They are written to the object of the call: this MuData, or the AnnData that holds the features of all its modalities.
+    """
     from scvi_pp._backend.query import Posterior
 
     fitted = trained(
-        call, hyperparameters, lambda: _read(call, sources), groups_of=lambda arrays: _kinds(arrays.present)
+        call, hyperparameters, lambda: _read(call, mdata, sources), groups_of=lambda arrays: _kinds(arrays.present)
     )
     options = {"seed": call.seed, "n_trained_rows": fitted.n_rows}
     latent = Posterior(fitted.network, fitted.cells, **options).latent_mean()
     obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
-    layers: dict[str, dict[str, Any]] = {}
-    for part, source in _modelled(sources).items():
-        posterior = Posterior(fitted.network.about(part), fitted.cells, **options)
-        layers[source.modality] = _layer(call, posterior, source, layer_key, is_chromatin=part == "accessibility")
-    scores = _mixing(call, sources, latent)
+    parts = {
+        part: (source, Posterior(fitted.network.about(part), fitted.cells, **options))
+        for part, source in _modelled(sources).items()
+    }
+    scores = _mixing(call, mdata, sources, latent)
     record = record_of(call, sources, hyperparameters, {**params, **scores}, fitted)
-    write_multimodal(call.adata, obsm={obsm_key: latent}, uns={uns_key: record}, layers=layers)
-    written = [f"mdata['{name}'].layers['{key}']" for name, entries in layers.items() for key in entries]
+    entries: dict[str, Any] = {"obsm": {obsm_key: latent}, "uns": {uns_key: record}}
+    if isinstance(call.adata, MuData):
+        layers = {source.modality: _layer(call, part, posterior, source) for part, (source, posterior) in parts.items()}
+        write_multimodal(call.adata, layers=layers, **entries)
+        written = [f"mdata['{name}'].layers['{key}']" for name, made in layers.items() for key in made]
+    else:
+        layer = _layer_of_all(call, parts)
+        write(call.adata, layers=layer, **entries)
+        written = [f"layers['{key}']" for key in layer]
     report(call, fitted, [f"obsm['{obsm_key}']", *written, f"uns['{uns_key}']"])
 
 
@@ -54,8 +66,8 @@ def _modelled(sources: Any) -> dict[str, ModalityCounts]:
     return {part: named[part] for part in PARTS if named[part] is not None}
 
 
-def _read(call: Call, sources: Any) -> Any:
-    arrays = read(call.adata, sources, verb=call.verb)
+def _read(call: Call, mdata: MuData, sources: Any) -> Any:
+    arrays = read(mdata, sources, verb=call.verb)
     total = np.zeros(len(arrays.present))
     for part, source in _modelled(sources).items():
         counts = getattr(arrays, part)
@@ -77,48 +89,52 @@ def _kinds(present: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _layer(call: Call, posterior: Any, source: ModalityCounts, layer_key: str, *, is_chromatin: bool) -> dict[str, Any]:
-    """The denoised layer of a modality, for its own cells, if it is wanted and may be that large."""
-    modality = call.adata.mod[source.modality]
-    n_bytes = 4 * modality.n_obs * modality.n_vars
-    if call.denoise is False:
-        return {}
-    if call.denoise is None and n_bytes > settings.max_layer_bytes:
-        _, key, _ = key_names(call.model, call.key_added)
-        sparse = ", threshold=0.1" if is_chromatin else ""
-        _logging.info(
-            f"The denoised layer of mdata['{source.modality}'] would take {n_bytes / 1e9:.1f} GB, more than "
-            f"settings.max_layer_bytes: not written. Get it with tl.denoise(mdata, key={key!r}, "
-            f"mod={source.modality!r}{sparse}), or some columns with get.denoised."
-        )
-        return {}
-    try:
-        return {layer_key: denoised_of_modality(posterior, call.adata, source)}
-    except (KeyboardInterrupt, MemoryError) as error:  # the model is worth more than the layer
-        reason = "was stopped" if isinstance(error, KeyboardInterrupt) else "does not fit into memory"
-        _logging.warning(f"The denoised layer {reason}: the model is written without it. tl.denoise writes it later.")
-        if layer_key in modality.layers:
-            _logging.warning(f"mdata['{source.modality}'].layers['{layer_key}'] is still that of the earlier fit.")
-        return {}
+def _layer(call: Call, part: str, posterior: Any, source: ModalityCounts) -> dict[str, Any]:
+    """The denoised layer of a modality, for its own cells."""
+    _, uns_key, layer_key = key_names(call.model, call.key_added)
+    sparse = ", threshold=0.1" if part == "accessibility" else ""
+    return layer_if_wanted(
+        call,
+        call.adata.mod[source.modality],
+        layer_key,
+        lambda: denoised_of_modality(posterior, call.adata, source),
+        place=f"mdata['{source.modality}']",
+        way=f"Get it with tl.denoise(mdata, key={uns_key!r}, mod={source.modality!r}{sparse}), or some columns with "
+        "get.denoised.",
+    )
+
+
+def _layer_of_all(call: Call, parts: dict[str, tuple[ModalityCounts, Any]]) -> dict[str, Any]:
+    """The denoised layer of an AnnData that holds all features: of all cells, also where they were not measured."""
+    adata: AnnData = call.adata
+    _, uns_key, layer_key = key_names(call.model, call.key_added)
+
+    def made() -> np.ndarray:
+        out = np.full(adata.shape, np.nan, dtype=np.float32)
+        for source, posterior in parts.values():
+            posterior.denoised(
+                out, columns=None, into=adata.var_names.get_indexer(list(source.var_names or ())), **PLAIN
+            )
+        return out
+
+    way = (
+        f"Get that of a modality with tl.denoise(adata, key={uns_key!r}, mod='rna'), or some columns with get.denoised."
+    )
+    return layer_if_wanted(call, adata, layer_key, made, way=way)
 
 
 def denoised_of_modality(
     posterior: Any, mdata: MuData, source: ModalityCounts, **asked: Any
 ) -> np.ndarray | csr_matrix:
     """Denoised values shaped like the modality: of its own cells; NaN for what was not modelled or not asked for."""
-    modality = mdata.mod[source.modality]
-    every = denoised_layer(posterior, modality.var_names, source.var_names or (), **asked)
-    rows = rows_of_modality(mdata, source.modality)
-    if np.array_equal(rows, np.arange(modality.n_obs)):
-        return every
-    places = np.empty(modality.n_obs, dtype=np.int64)
-    places[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-    return every[places]
+    modality, rows = mdata.mod[source.modality], rows_of_modality(mdata, source.modality)
+    to_rows = None if np.array_equal(rows, np.arange(modality.n_obs)) else rows
+    return denoised_layer(posterior, modality.var_names, source.var_names or (), to_rows=to_rows, **asked)
 
 
-def _mixing(call: Call, sources: Any, latent: np.ndarray) -> dict[str, float]:
+def _mixing(call: Call, mdata: MuData, sources: Any, latent: np.ndarray) -> dict[str, float]:
     """How well cells with different modalities mix; a kind of them that lies by itself is remarked on."""
-    groups = _kinds(sources.present.read(call.adata))
+    groups = _kinds(sources.present.read(mdata))
     if len(np.unique(groups)) < 2:
         return {}
     names = [name or "" for name in sources.present.modalities]

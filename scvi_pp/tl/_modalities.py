@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from scvi_pp._data.feature_types import USUAL_NAMES, modality_of_type
 from scvi_pp._errors import InputError, listing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from mudata import MuData
 
 # of a verb: the name of a modality, None to look for it, False to leave it out
 Name: TypeAlias = str | Literal[False] | None
-
-USUAL_NAMES = {
-    "rna": ("rna", "gex", "expression", "gene expression"),
-    "atac": ("atac", "peaks", "accessibility", "chromatin accessibility"),
-    "protein": ("protein", "prot", "adt", "cite", "antibody capture"),
-}
-FEATURE_TYPES = {"Gene Expression": "rna", "Peaks": "atac", "Antibody Capture": "protein"}  # as 10x names them
 
 
 def modalities(mdata: MuData, **given: Name) -> dict[str, str | None]:
@@ -36,6 +34,19 @@ def modalities(mdata: MuData, **given: Name) -> dict[str, str | None]:
     return found
 
 
+@contextmanager
+def saying_which_layer(found: Mapping[str, str | None]) -> Iterator[None]:
+    """Let the way out of an error about the counts of a modality name that modality's own argument."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        for what, name in found.items():
+            if name is not None and f"mdata['{name}']" in message:
+                message = re.sub(r"\blayer=", f"{what}_layer=", message)
+        raise type(error)(message) from error
+
+
 def _looked_for(mdata: MuData, what: str) -> str | None:
     """By name, else by var['feature_types']; several that could be meant are an error."""
     by_name = [name for name in mdata.mod if name.lower() in USUAL_NAMES[what]]
@@ -51,7 +62,7 @@ def _kind_of(mdata: MuData, name: str) -> str | None:
     if "feature_types" not in var.columns:
         return None
     types = set(map(str, var["feature_types"].unique()))
-    return FEATURE_TYPES.get(types.pop()) if len(types) == 1 else None
+    return modality_of_type(types.pop()) if len(types) == 1 else None
 
 
 def _refuse_twice(found: dict[str, str | None]) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from mudata import MuData
 
 from scvi_pp import _docs
 from scvi_pp._data.columns import as_keys
 from scvi_pp._data.counts import Counts
+from scvi_pp._data.feature_types import by_feature_type, modalities_of_features, said_of_adata
 from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber, copied
-from scvi_pp._data.read import check_mudata, learn
+from scvi_pp._data.read import check_annotated, learn
 from scvi_pp._data.sources import Categories, Category, Numbers, Positive, Share
 from scvi_pp._seed import seed_from
 from scvi_pp.tl import _chromatin
 from scvi_pp.tl._fitting import Call
 from scvi_pp.tl._fitting_multimodal import fit_and_write_multimodal
-from scvi_pp.tl._modalities import modalities, refuse_shared_names
+from scvi_pp.tl._modalities import modalities, refuse_shared_names, saying_which_layer
 from scvi_pp.tl._options import (
     LatentDistribution,
     Where,
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mudata import MuData
+    from anndata import AnnData
 
     from scvi_pp._seed import Seed
     from scvi_pp.tl._modalities import Name
@@ -59,7 +63,7 @@ WIDEST = 128  # units of a hidden layer that are chosen for you, as in the refer
 
 @_docs.documented(RESULTS=_chromatin.RESULTS, RANDOM=_docs.RANDOM, TRAINING=documented_for("multivi"))
 def multivi(
-    mdata: MuData,
+    mdata: MuData | AnnData,
     *,
     rna: Name = None,
     atac: Name = None,
@@ -99,18 +103,20 @@ def multivi(
     device: str | None = None,
     copy: bool = False,
     **training: Unpack[Training],
-) -> MuData | None:
+) -> MuData | AnnData | None:
     """Embed cells with RNA, open chromatin or both in one latent space, and impute what was not measured [Ashuach23]_.
 
     A variational autoencoder of the raw counts of all modalities. Cells may have every modality (paired), one of them,
     or be mixed: which it is follows from the cells that each modality of the object holds, and nothing is padded. Its
-    latent space goes into `mu.pp.neighbors` or `sc.pp.neighbors`; expression and accessibility of all cells, also of
-    those in which they were not measured, come from `get.denoised(mdata, mod=...)`.
+    latent space goes into `sc.pp.neighbors(mdata, use_rep="X_multivi")`; expression and accessibility of all cells, also
+    of those in which they were not measured, come from `get.denoised(mdata, mod=...)`.
 
     Parameters
     ----------
     mdata
-        Multimodal object with raw counts. :func:`~scvi_pp.pp.organize_multiome` makes one of separate objects.
+        Multimodal object with raw counts. :func:`~scvi_pp.pp.organize_multiome` makes one of separate objects. An
+        `AnnData` that holds the features of all modalities will do too, as 10x files have them, if
+        `.var['feature_types']` (or `'modality'`) says what each is: a cell then was measured in what it has a count of.
     rna, atac, protein
         Names of the modalities. By default they are found by name or by `.var['feature_types']`; `False` leaves one
         out. RNA or ATAC there must be.
@@ -175,7 +181,7 @@ def multivi(
         Posterior mean of each cell's latent position, from all that was measured of it.
     `.mod[...].layers['multivi_denoised' | f'{key_added}_denoised']` : :class:`numpy.ndarray` (dtype `float32`)
         For the modality's own cells: share of each gene, chance that a region is open, expected foreground of a
-        protein; NaN outside the mask.
+        protein; NaN outside the mask. In an `AnnData` one layer of all features, for all cells.
     `.uns['multivi' | key_added]` : :class:`dict`
         `'params'`: the settings, and for unpaired cells how well they mix; `'history'`: curves by epoch; `'model'`: the
         fitted model itself.
@@ -232,15 +238,32 @@ def multivi(
     }
     check_names(keys, "rna_size_factor_key", "atac_size_factor_key")
     seed = seed_from(rng, random_state)
-    check_mudata(mdata, verb="tl.multivi")
-    mdata = copied(mdata) if copy else mdata
-    call = Call(mdata, "multivi", seed, key_added, denoise, save_model, device, training)
-    found = modalities(mdata, rna=rna, atac=atac, protein=protein)
-    sources = _sources(mdata, found, keys, remember_cells=modality_weights == "cell")
-    hyperparameters = _hyperparameters(mdata, sources, options)
-    options |= {"n_hidden": hyperparameters.n_hidden, "n_latent": hyperparameters.n_latent}
-    fit_and_write_multimodal(call, sources, hyperparameters, {**found, **keys, **options})
-    return mdata if copy else None
+    check_annotated(mdata, verb="tl.multivi")
+    target = _copied(mdata) if copy else mdata
+    call = Call(target, "multivi", seed, key_added, denoise, save_model, device, training)
+    with nullcontext() if isinstance(target, MuData) else said_of_adata():
+        mdata = target if isinstance(target, MuData) else _split(target, keys)
+        found = modalities(mdata, rna=rna, atac=atac, protein=protein)
+        sources = _sources(mdata, found, keys, remember_cells=modality_weights == "cell")
+        hyperparameters = _hyperparameters(mdata, sources, options)
+        options |= {"n_hidden": hyperparameters.n_hidden, "n_latent": hyperparameters.n_latent}
+        fit_and_write_multimodal(call, mdata, sources, hyperparameters, {**found, **keys, **options})
+    return target if copy else None
+
+
+def _copied(data: MuData | AnnData) -> MuData | AnnData:
+    return copied(data) if isinstance(data, MuData) else data.copy()
+
+
+def _split(adata: AnnData, keys: dict[str, Any]) -> MuData:
+    """The modalities of an AnnData that holds all features; its values are looked at before they are taken apart."""
+    layers = {name: keys[f"{name}_layer"] for name in ("rna", "atac", "protein")}
+    types = modalities_of_features(adata)
+    for name, layer in layers.items():
+        if name in types:
+            with saying_which_layer({name: name}):
+                ModalityCounts(name, Counts(layer)).telling_where(Counts(layer).learn, adata[:, types == name])
+    return by_feature_type(adata, layers)
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
@@ -262,22 +285,23 @@ def _sources(mdata: MuData, found: dict[str, str | None], keys: dict[str, Any], 
             return None
         return ModalityCounts(name, Counts(keys[f"{what}_layer"], keys.get(f"{what}_mask_var")))
 
-    sources: Any = learn(
-        mdata,
-        Inputs(
-            expression=counts("rna"),
-            accessibility=counts("atac"),
-            protein=counts("protein"),
-            present=Present((found["rna"], found["atac"], found["protein"])),
-            batch=Category(keys["batch_key"]),
-            categories=Categories(keys["categorical_covariate_keys"]),
-            numbers=Numbers(keys["continuous_covariate_keys"]),
-            expression_size_factor=Positive(keys["rna_size_factor_key"]),
-            accessibility_size_factor=Share(keys["atac_size_factor_key"]),
-            row=RowNumber(remember_cells),
-        ),
-        verb="tl.multivi",
-    )
+    with saying_which_layer(found):
+        sources: Any = learn(
+            mdata,
+            Inputs(
+                expression=counts("rna"),
+                accessibility=counts("atac"),
+                protein=counts("protein"),
+                present=Present((found["rna"], found["atac"], found["protein"])),
+                batch=Category(keys["batch_key"]),
+                categories=Categories(keys["categorical_covariate_keys"]),
+                numbers=Numbers(keys["continuous_covariate_keys"]),
+                expression_size_factor=Positive(keys["rna_size_factor_key"]),
+                accessibility_size_factor=Share(keys["atac_size_factor_key"]),
+                row=RowNumber(remember_cells),
+            ),
+            verb="tl.multivi",
+        )
     refuse_shared_names({source.modality: source.var_names for source in sources[:3] if source is not None})
     return sources
 

@@ -140,7 +140,7 @@ def quality_rows(asked: argparse.Namespace) -> list[Row]:
         compared("PeakVI, real set: whole call", "s", "lower", *named["seconds"]),
         compared("PeakVI, real set: held-out ELBO, its best against our end", "nats", "gain", *named["elbo"],
                  Target("ratio", 0.0)),
-        compared("PeakVI, real set: held-out log p(x | z)", "nats", "gain", *named["reconstruction"],
+        compared("PeakVI, real set: held-out log-likelihood given the latent", "nats", "gain", *named["reconstruction"],
                  Target("ratio", 0.0)),
         compared("PeakVI, real set: accuracy of neighbours", "", "higher", *named["neighbours"], Target("ratio", 1.0)),
     ]  # fmt: skip

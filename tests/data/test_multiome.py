@@ -1,11 +1,10 @@
-"""What is read from a MuData: counts and presence by cell, whatever cells its modalities have, and columns of cells."""
+"""What is read from a MuData: counts and presence by cell, whatever cells its modalities have."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
@@ -24,8 +23,9 @@ from scvi_pp._data.multiome import (
     observations,
     rows_of_modality,
 )
-from scvi_pp._data.sources import Category, source_from_dict
+from scvi_pp._data.sources import source_from_dict
 from scvi_pp._errors import InputError, MissingKeyError
+from tests.data.mosaics import FULL, OTHERS, PART, modality, mosaic
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:From 0.4 .update\\(\\) will not pull:FutureWarning"),  # mudata 0.3
@@ -34,25 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The inplace keyword"),  # mudata 0.4.1 with pandas 3.1
 ]
 
-FULL, PART, OTHERS = range(6), range(3, 9), range(6, 10)
 OVERLAPS = {"same cells": (FULL, FULL), "some": (FULL, PART), "none": (FULL, OTHERS), "within": (FULL, range(2, 4))}
-
-
-def modality(cells, kind: str, n_vars: int = 3, **obs) -> ad.AnnData:
-    """A cell's counts are those of its number, so that rows can be told."""
-    x = np.array([[10 * cell + column + (kind == "rna") for column in range(n_vars)] for cell in cells], np.float32)
-    names = [f"cell{cell}" for cell in cells]
-    return ad.AnnData(
-        sp.csr_matrix(x.reshape(-1, n_vars)),
-        obs=pd.DataFrame(obs, index=names),
-        var=pd.DataFrame(index=[f"{kind}{column}" for column in range(n_vars)]),
-    )
-
-
-def mosaic(rna=FULL, atac=PART, **obs) -> MuData:
-    cells = dict.fromkeys([*rna, *atac])
-    table = pd.DataFrame(obs, index=[f"cell{cell}" for cell in cells])
-    return multimodal({"rna": modality(rna, "rna"), "atac": modality(atac, "atac")}, table)
 
 
 def expected(data: MuData, name: str) -> np.ndarray:
@@ -308,76 +290,6 @@ def test_memory_goes_through_json(source):
 def test_what_is_no_description_is_refused(make):
     with pytest.raises(InputError):
         make()
-
-
-# ---- columns of cells
-
-
-def test_columns_of_mdata_come_first():
-    data = mosaic(batch=["m"] * 9)
-    data["rna"].obs["batch"] = "r"
-    assert set(observations(data, ["batch"]).obs["batch"]) == {"m"}
-
-
-def test_order_of_a_category_is_that_of_mdata():
-    values = pd.Categorical(["b", "a", "c"] * 3, categories=["c", "b", "a"])
-    table = observations(mosaic(batch=values), ["batch"])
-    assert Category(("batch",)).learn(table).levels == ("c", "b", "a")
-
-
-def test_a_column_of_modalities_takes_what_they_agree_on():
-    data = mosaic()
-    data["rna"].obs["batch"] = pd.Categorical(list("aabbaa"))
-    data["atac"].obs["batch"] = list("baaccc")
-    table = observations(data, ["batch"])
-    assert list(table.obs["batch"]) == list("aabbaaccc")
-    assert list(table.obs_names) == list(data.obs_names)
-    assert list(table.obs.columns) == ["batch"]
-
-
-def test_numbers_of_modalities_stay_numbers():
-    data = mosaic(FULL, FULL)
-    data["rna"].obs["age"] = [30, 40, 50, 60, 70, 80]
-    assert observations(data, ["age"]).obs["age"].dtype.kind == "i"
-    unpaired = mosaic(FULL, PART)
-    unpaired["rna"].obs["age"] = 30.5
-    unpaired["atac"].obs["age"] = 30.5
-    assert observations(unpaired, ["age"]).obs["age"].dtype.kind == "f"
-
-
-def test_a_conflict_names_the_cell_and_the_way_out():
-    data = mosaic()
-    data["rna"].obs["batch"] = list("aaaaab")
-    data["atac"].obs["batch"] = list("aaaaaa")
-    with pytest.raises(InputError) as caught:
-        observations(data, ["batch"])
-    assert str(caught.value) == (
-        "obs['batch'] of cell 'cell5' is 'b' in one modality and 'a' in 'atac'; 1 cells differ. "
-        "Put the right values into mdata.obs['batch']."
-    )
-
-
-def test_a_cell_that_no_modality_gives_a_value_is_missing():
-    data = mosaic()
-    data["rna"].obs["batch"] = "a"
-    table = observations(data, ["batch"])
-    assert table.obs["batch"].isna().sum() == 3
-    with pytest.raises(InputError, match=r"obs\['batch'\] is missing \(NaN\) in 3 of 9 cells"):
-        Category(("batch",)).learn(table)
-
-
-def test_a_value_that_one_modality_lacks_is_that_of_the_other():
-    data = mosaic(FULL, FULL)
-    data["rna"].obs["batch"] = ["a", None, "a", None, "a", "a"]
-    data["atac"].obs["batch"] = [None, "b", "a", "b", None, "a"]
-    assert list(observations(data, ["batch"]).obs["batch"]) == list("ababaa")
-
-
-def test_a_column_that_is_nowhere_is_named_with_the_near_one():
-    data = mosaic(donor=["d"] * 9)
-    data["atac"].obs["batch"] = "a"
-    with pytest.raises(MissingKeyError, match="no column 'bacth'. Did you mean 'batch'. Columns: donor, batch"):
-        observations(data, ["bacth"])
 
 
 # ---- copies

@@ -42,5 +42,5 @@ def test_without_held_out_cells_there_is_no_curve_of_them():
 def test_key_of_no_model_is_refused():
     with pytest.raises(MissingKeyError, match=r"uns has no key 'scvi2'\. Did you mean 'scvi'\?"):
         get.history(fit("zinb"), key="scvi2")
-    with pytest.raises(InputError, match=r"get\.history takes an AnnData, not dict"):
+    with pytest.raises(InputError, match=r"get\.history takes an AnnData or a MuData, not dict"):
         get.history({})

@@ -148,12 +148,19 @@ def test_features_are_named_by_the_word_for_them():
 
 def test_library_sizes_are_those_of_the_modality():
     mdata = fitted()
-    depth = get.library_size(mdata, mod="atac")
-    assert depth.between(0, 1).all()
-    size = get.library_size(mdata, mod="rna")
-    assert (size > 0).all()
+    depth, size = get.library_size(mdata, mod="atac"), get.library_size(mdata, mod="rna")
+    assert depth[mdata["atac"].obs_names].between(0, 1).all()
+    assert (size[mdata["rna"].obs_names] > 0).all()
     own, factor = get.denoised(mdata, library_size="latent"), get.denoised(mdata)
-    np.testing.assert_allclose(own, factor.mul(size, axis=0), rtol=1e-4)
+    measured = mdata["rna"].obs_names
+    np.testing.assert_allclose(own.loc[measured], factor.mul(size, axis=0).loc[measured], rtol=1e-4)
+
+
+def test_cells_without_the_modality_have_no_library_size():
+    mdata = fitted()
+    for name in ("rna", "atac"):
+        unknown = get.library_size(mdata, mod=name).isna()
+        assert set(unknown.index[unknown]) == set(mdata.obs_names.difference(mdata[name].obs_names)) != set()
 
 
 def test_factors_of_cells_and_regions_come_back_if_asked_for():
@@ -276,7 +283,7 @@ def test_new_cells_that_lack_what_was_read_are_refused():
         get.latent(mdata, adata_new=unseen)
     with pytest.raises(MissingKeyError, match="mdata has no modality 'atac'"):
         get.latent(mdata, adata_new=MuData({"rna": mdata["rna"].copy()}))
-    with pytest.raises(InputError, match=r"get\.latent takes a MuData, not AnnData"):
+    with pytest.raises(MissingKeyError, match=r"adata has no modality 'atac'\. Modalities: rna"):
         get.latent(mdata, adata_new=mdata["rna"])
     changed = copied(mdata)
     changed["rna"].X = changed["rna"].X.log1p()

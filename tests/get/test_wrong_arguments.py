@@ -60,7 +60,7 @@ def test_impossible_argument_is_refused(name: str, options: dict, message: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_anndata_is_refused(name: str):
-    with pytest.raises(InputError, match=rf"get\.{name} takes an AnnData, not NoneType"):
+    with pytest.raises(InputError, match=rf"get\.{name} takes an AnnData or a MuData, not NoneType"):
         getattr(get, name)(None)
 
 

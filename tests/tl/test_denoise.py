@@ -156,8 +156,8 @@ def test_failure_leaves_the_object_as_it_was(stage: str, error: type, monkeypatc
         ({"rng": -1}, "rng=-1 is no seed"),
         ({"key_added": "a/b"}, "key_added='a/b' cannot be a key"),
         ({"key_added": ""}, "key_added='' cannot be a key"),
-        ({"adata_new": "new.h5ad"}, r"tl\.denoise takes an AnnData, not str"),
-        ({"adata_new": "new.h5ad", "copy": True}, r"tl\.denoise takes an AnnData, not str"),
+        ({"adata_new": "new.h5ad"}, r"tl\.denoise takes an AnnData or a MuData, not str"),
+        ({"adata_new": "new.h5ad", "copy": True}, r"tl\.denoise takes an AnnData or a MuData, not str"),
     ],
     ids=str,
 )

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scvi_pp._data.feature_types import USUAL_NAMES
 from scvi_pp._data.modalities import multimodal
 from scvi_pp._errors import InputError
-from scvi_pp.tl._modalities import USUAL_NAMES, modalities, refuse_shared_names
+from scvi_pp.tl._modalities import modalities, refuse_shared_names
 
 
 def mudata_with(**feature_types: str | list[str] | None):
