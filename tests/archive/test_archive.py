@@ -5,21 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
+import mudata
 import numpy as np
 import pytest
 
 from scvi_pp import get, tl
 
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = [
+    pytest.mark.usefixtures("quiet"),
+    pytest.mark.filterwarnings("ignore:From 0.4 .update\\(\\) will not pull:FutureWarning"),  # mudata 0.3
+]
 
 HERE = Path(__file__).parent
 FILES = ["scvi_1_default.h5ad", "scvi_1_rich.h5ad"]
+OF_CHROMATIN = ["peakvi_1.h5ad", "poissonvi_1.h5ad"]
+OF_MULTIOME = "multivi_1.h5mu"
 # another CPU or another torch rounds otherwise
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def test_every_archived_file_is_tested():
-    assert sorted(path.name for path in HERE.glob("*.h5ad")) == FILES
+    assert sorted(path.name for path in HERE.glob("*.h5*")) == sorted([*FILES, *OF_CHROMATIN, OF_MULTIOME])
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -56,5 +62,32 @@ def test_archived_vectors_of_batches_and_unseen_cells_are_answered_for():
     np.testing.assert_allclose(get.latent(adata, adata_new=reversed_genes)[::-1], adata.obsm["X_scvi"], **CLOSE)
 
 
+@pytest.mark.parametrize("file", OF_CHROMATIN)
+def test_archived_model_of_chromatin_answers_as_it_did(file: str):
+    adata, model = ad.read_h5ad(HERE / file), file.partition("_")[0]
+    assert adata.uns[model]["model"]["format"] == "scvi_pp/1"
+    np.testing.assert_allclose(get.latent(adata), adata.obsm[f"X_{model}"], **CLOSE)
+    np.testing.assert_allclose(get.latent(adata, kind="distribution")[1], adata.obsm["variance"], **CLOSE)
+    tl.denoise(adata, transform_batch=3, normalize_cells=True, normalize_regions=True, key_added="again")
+    np.testing.assert_allclose(adata.layers["again"], adata.layers["in_3"], **CLOSE)
+    assert get.model_info(adata)["regions"] == list(adata.var_names)
+    assert get.region_factors(adata).between(0, 1).all() or model == "poissonvi"
+    assert np.isfinite(get.elbo(adata))
+
+
+def test_archived_multiome_answers_as_it_did():
+    mdata = mudata.read_h5mu(HERE / OF_MULTIOME)
+    np.testing.assert_allclose(get.latent(mdata), mdata.obsm["X_multivi"], **CLOSE)
+    np.testing.assert_allclose(get.latent(mdata, kind="distribution")[1], mdata.obsm["variance"], **CLOSE)
+    for name in ("rna", "atac", "adt"):
+        np.testing.assert_allclose(
+            get.denoised(mdata, mod=name, transform_batch=3), mdata.obsm[f"{name} in 3"], **CLOSE
+        )
+    info = get.model_info(mdata)
+    assert info["proteins"] == list(mdata["adt"].var_names)
+    assert info["training"]["scvi_pp_version"] == "0.1.0"
+    assert np.isfinite(get.elbo(mdata))
+
+
 def test_archived_files_stay_small():
-    assert all((HERE / file).stat().st_size < 60_000 for file in FILES)
+    assert all(path.stat().st_size < 150_000 for path in HERE.glob("*.h5*"))
