@@ -169,8 +169,10 @@ class _Loop:
         return "budget"
 
     def end(self) -> None:
+        """Take the best weights, and let go of the rest: this object is part of a cycle, which would keep it a while."""
         self.network.load_state_dict(self.best)
         self.network.eval()
+        del self.best, self.optimizer, self.one_epoch
 
     def _one_epoch(self, button: StopButton) -> str:
         """Train once through the cells; the reason to end, or nothing."""

@@ -88,7 +88,7 @@ def multivi(
     protein_dispersion: ProteinDispersion = "protein",
     region_factors: bool = True,
     modality_weights: Weights = "equal",
-    modality_penalty: Penalty = "Jeffreys",
+    modality_penalty: Penalty = "MMD",
     adversarial_mixing: bool = False,
     latent_distribution: LatentDistribution = "normal",
     encode_covariates: bool = False,
@@ -151,9 +151,9 @@ def multivi(
         How much each modality counts for a cell's position: all the same, a share that is learned for all cells, or one
         learned for each cell.
     modality_penalty
-        What training pays where modalities measured in the same cell disagree about its position: the symmetric
-        divergence of their posteriors, the distance of their means (`"MMD"`; better for a few hundred cells that say
-        little each, where the former may leave the latent space unused), or nothing.
+        What training pays where modalities measured in the same cell disagree about its position: the distance of their
+        means (`"MMD"`), the symmetric divergence of their posteriors (`"Jeffreys"`, which asks more of them and may
+        leave dimensions of the latent space unused), or nothing.
     adversarial_mixing
         Train against a classifier that tells batches apart by the latent position, where the decoders' knowledge of the
         batch is not enough. It costs biology too. Without batches it has no effect.

@@ -64,7 +64,7 @@ DEFAULTS_OF_MODEL: dict[str, Training] = {
     "scvi": Training(batch_size=128, learning_rate=3e-2, weight_decay=3e-4),
     "peakvi": CHROMATIN,
     "poissonvi": CHROMATIN,
-    "multivi": Training(batch_size=128, learning_rate=1e-2, weight_decay=1e-2, kl_warmup=0.5),
+    "multivi": Training(batch_size=128, learning_rate=1e-2, weight_decay=1e-2, kl_warmup=0.65),
 }
 
 # passes and least number of steps of a run whose max_epochs is not given, where they are not those of scVI

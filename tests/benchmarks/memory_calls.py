@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import anndata as ad
 from machine import limit_threads
-from memory_peak import PeakMemory
+from memory_peak import MEGABYTE, PeakMemory
 from simulated import simulated
 
 WARM_UP_CELLS = 256
@@ -78,3 +78,15 @@ def train_ours(n_cells: int, n_genes: int, nonzero_share: float, threads: int) -
     svp.settings.verbosity, svp.settings.device = 0, "cpu"
     cells = (ad.AnnData(simulated(n, n_genes, nonzero_share)) for n in (WARM_UP_CELLS, n_cells))
     return peak(lambda adata: svp.tl.scvi(adata, max_epochs=1, denoise=False), *cells)
+
+
+def train_peakvi(n_cells: int, n_regions: int, open_share: float, threads: int) -> float:
+    """Of `tl.peakvi`, the input included."""
+    import scvi_pp as svp
+
+    limit_threads(threads)
+    svp.settings.verbosity, svp.settings.device = 0, "cpu"
+    cells = [ad.AnnData(simulated(n, n_regions, open_share)) for n in (WARM_UP_CELLS, n_cells)]
+    counts = cells[-1].X
+    held = (counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes) / MEGABYTE
+    return held + peak(lambda adata: svp.tl.peakvi(adata, max_epochs=1, denoise=False), *cells)

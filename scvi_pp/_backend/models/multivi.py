@@ -94,7 +94,7 @@ class Hyperparameters:
     protein_dispersion: Literal["protein", "protein-batch"] = "protein"
     region_factors: bool = True
     modality_weights: posterior_mixture.Weights = "equal"
-    modality_penalty: posterior_mixture.Penalty = "Jeffreys"
+    modality_penalty: posterior_mixture.Penalty = "MMD"
     adversarial_mixing: bool = False
     latent_distribution: Literal["normal", "ln"] = "normal"
     encode_covariates: bool = False
