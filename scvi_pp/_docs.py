@@ -52,6 +52,38 @@ batch_size
     Cells looked at together. It changes memory and speed, not results; chosen for you by default. What is drawn from
     the likelihood or the bound is drawn in blocks of one fixed size, whatever is given here."""
 
+POPULATIONS = """\
+groupby
+    Column of `.obs` with the groups.
+groups
+    Groups to test, all by default.
+reference
+    `"rest"`: each group is compared with all other cells; or the group that all are compared with.
+cells1, cells2
+    Instead of `groupby`: the cells of both sides, as a mask, positions, names, or a query of `.obs` such as
+    `"donor == 'A' and age > 40"`. Without `cells2` all other cells.
+within
+    A second column: groups are compared inside each of its groups, such as conditions inside cell types."""
+
+TEST = """\
+batch_correction
+    Compare cells as if both had been measured in the same batch, over all batches (or `batches`). By default each is
+    taken in its own, which is right where batches are shared by the groups.
+batches
+    The batches for `batch_correction`.
+weights
+    `"importance"` corrects draws for the encoder's approximation of the posterior. It takes some 25 times as long.
+n_samples
+    Pairs of cells that are drawn for each comparison. Probabilities are known to about half of its inverse root.
+fdr_target
+    Expected share of false ones among those that are called, in the column `is_de_fdr_0.05`.
+filter_outlier_cells
+    Leave out the tenth of each group that lies farthest from its middle in the latent space.
+credible_intervals
+    Levels such as 0.9, for which the narrowest interval of the change is added.
+all_stats
+    Add median, extremes and standard deviation of the change, and what was counted in both groups."""
+
 # of which the numbers are filled in for each model (`tl._training.documented_for`)
 TRAINING = """\
 max_epochs

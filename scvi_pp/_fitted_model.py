@@ -65,11 +65,19 @@ class FittedModel:
     posterior: Posterior
     obs_names: pd.Index
     counts: str = "counts"  # the source of the features that are asked about: of several modalities one
+    arrays: Any = None  # what was read of the cells, if it was asked for
 
     @property
     def source(self) -> Any:
         """What reads the counts that are asked about."""
         return self.stored.sources[self.counts]
+
+    def measured(self) -> tuple[Any, np.ndarray]:
+        """The counts that are asked about, sparse (n_obs, features), and in which cells they were measured."""
+        matrix = getattr(self.arrays, self.counts)
+        if self.stored.model not in MULTIMODAL:
+            return matrix, np.ones(matrix.shape[0], dtype=bool)
+        return matrix, self.arrays.present[:, list(KINDS).index(self.counts)]
 
     @property
     def kind(self) -> str:
@@ -184,6 +192,7 @@ def open_model(
     seed: int = 0,
     batch_size: int | None = None,
     device: str | None = None,
+    keep_arrays: bool = False,
 ) -> FittedModel:
     """Rebuild the network stored in `adata.uns[key]` (None: the only one) and put the cells before it.
 
@@ -210,9 +219,16 @@ def open_model(
     network = network.to(where)
     if counts != "counts":
         network = network.about(counts, counts if alone and mod is not None else "joint")
-    cells = Cells(_read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new"), where)
+    arrays = _read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new")
+    cells = Cells(arrays, where)
     posterior = Posterior(network, cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
-    return FittedModel(key, stored, posterior, data.obs_names, counts)
+    return FittedModel(key, stored, posterior, data.obs_names, counts, arrays if keep_arrays else None)
+
+
+def modality_of_regions(uns: Mapping[str, Any], key: str | None) -> str | None:
+    """The modality of chromatin of a model of several; None of other models."""
+    source = from_record(uns, model_key(uns, key)).sources.get("accessibility")
+    return source.modality if isinstance(source, ModalityCounts) else None
 
 
 def part_of(stored: Fitted, key: str, mod: str | None) -> str:

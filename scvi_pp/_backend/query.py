@@ -69,7 +69,7 @@ class Posterior:
         def fill(where: slice, cells: Any) -> None:
             out[where] = _host(self._mean_position(self.network.encode(cells).q_z))
 
-        with self._asking():
+        with self.asking():
             self._each_block(fill, decoded=False)
         return out
 
@@ -82,14 +82,14 @@ class Posterior:
             q_z = self.network.encode(cells).q_z
             mean[where], variance[where] = _host(q_z.mean), _host(q_z.variance)
 
-        with self._asking():
+        with self.asking():
             self._each_block(fill, decoded=False)
         return mean, variance
 
     def latent_samples(self, n_samples: int) -> np.ndarray:
         """Draws of the latent position, float32 (n_samples, cells, n_latent)."""
         out = np.empty((n_samples, self.cells.n_cells, self.n_latent), dtype=np.float32)
-        with self._asking():
+        with self.asking():
             for sample in range(n_samples):
                 for where, _, z, _ in self._positions(sample, decoded=False):
                     out[sample, where] = _host(z)
@@ -117,7 +117,7 @@ class Posterior:
         either.
         """
         mean_of = self._mean_expression(columns, library_size, batches, n_samples, with_regions)
-        with self._asking():
+        with self.asking():
             self._accumulate(mean_of, out, slice(None) if into is None else into, n_samples, to_rows=to_rows)
         return out
 
@@ -137,7 +137,7 @@ class Posterior:
         mean_of = self._mean_expression(columns, library_size, batches, n_samples, with_regions)
         width = self.n_features if columns is None else len(columns)
         out = RowsAbove(threshold, n_columns, into=into)
-        with self._asking():
+        with self.asking():
             for rows in self._tiles(width):
                 tile = np.empty((rows.stop - rows.start, width), dtype=np.float32)
                 self._accumulate(mean_of, tile, slice(None), n_samples, rows)
@@ -199,7 +199,7 @@ class Posterior:
 
     def _tiles(self, width: int) -> Iterator[slice]:
         """All rows, as many whole blocks at a time as there is work in for every thread."""
-        block, n = self._block_size(decoded=True), self.cells.n_cells
+        block, n = self.block_size(decoded=True), self.cells.n_cells
         size = block * max(1, TILE_ENTRIES // (block * width))
         for start in range(0, n, size):
             yield slice(start, min(start + size, n))
@@ -207,7 +207,7 @@ class Posterior:
     def parameters(self, *, columns: np.ndarray | None, n_samples: int | None) -> dict[str, np.ndarray]:
         """The parameters of p(x | z), averaged over draws, name -> (cells, genes)."""
         out: dict[str, np.ndarray] = {}
-        with self._asking():
+        with self.asking():
             for sample in self._samples(n_samples):
                 for where, cells, z, library in self._positions(sample):
                     for name, value in self.network.decode(z, library, cells).parameters().items():
@@ -221,7 +221,7 @@ class Posterior:
     ) -> list[csr_matrix]:
         """Posterior predictive draws, one sparse (cells, genes) matrix each; with batches, one of them by chance."""
         out = []
-        with self._asking():
+        with self.asking():
             for sample in range(n_samples):
                 blocks = []
                 for _, cells, z, library in self._positions(sample, drawing=True):
@@ -236,7 +236,7 @@ class Posterior:
         """Draws of the rate behind the counts at one library size, (n_samples * cells, genes)."""
         n_cells = self.cells.n_cells
         out = np.empty((n_samples * n_cells, self.n_features if columns is None else len(columns)), np.float32)
-        with self._asking():
+        with self.asking():
             for sample in range(n_samples):
                 for where, cells, z, library in self._positions(sample, drawing=True):
                     fixed = torch.full_like(library, library_size).log()
@@ -251,7 +251,7 @@ class Posterior:
         NaN for a cell in which nothing of it was measured.
         """
         out = np.empty(self.cells.n_cells, dtype=np.float32)
-        with self._asking():
+        with self.asking():
             for where, cells in self._blocks(decoded=False):
                 posterior = self.network.encode(cells)
                 out[where] = _host(_log_expected_library(posterior).exp())[:, 0]
@@ -273,7 +273,7 @@ class Posterior:
     def elbo(self, n_samples: int) -> dict[str, np.ndarray]:
         """The bound of each cell and its reconstruction term, mean over draws, float64 (cells,)."""
         out = {name: np.zeros(self.cells.n_cells) for name in ("bound", "reconstruction")}
-        with self._asking():
+        with self.asking():
             for _ in range(n_samples):
                 for where, cells in self._blocks(drawing=True):
                     elbo = self.network.elbo(cells)
@@ -284,7 +284,7 @@ class Posterior:
     def marginal_log_likelihood(self, n_samples: int) -> np.ndarray:
         """log p(x) of each cell by importance sampling from the posterior, float64 (cells,)."""
         out = np.full(self.cells.n_cells, -np.inf)
-        with self._asking():
+        with self.asking():
             for where, cells in self._blocks(drawing=True):
                 posterior = self.network.encode(cells)
                 total = torch.full((where.stop - where.start,), -torch.inf, dtype=torch.float64)
@@ -297,7 +297,8 @@ class Posterior:
     # ---- how blocks are walked through
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def asking(self) -> Iterator[None]:
+        """The network in the state in which it answers: nothing is learned, no global random state is touched."""
         self.network.eval()
         n_rows = max(self.cells.n_cells, self.n_trained_rows)
         compiled = kernels.use_for(n_rows * self.cells.n_columns)
@@ -306,9 +307,10 @@ class Posterior:
             yield
 
     def _blocks(self, *, decoded: bool = True, drawing: bool = False) -> Iterator[tuple[slice, Any]]:
-        return self.cells.blocks(self._block_size(decoded=decoded, drawing=drawing))
+        return self.cells.blocks(self.block_size(decoded=decoded, drawing=drawing))
 
-    def _block_size(self, *, decoded: bool, drawing: bool = False) -> int:
+    def block_size(self, *, decoded: bool, drawing: bool = False) -> int:
+        """Cells that are looked at together."""
         entries = self.n_features * (4 if decoded else 1)
         own = max(2, min(LARGEST_BLOCK, BLOCK_ENTRIES // entries))
         return own if drawing else self.batch_size or own
@@ -317,7 +319,7 @@ class Posterior:
         self, work: Callable[[slice, Any], None], *, decoded: bool = True, rows: slice | None = None
     ) -> None:
         """Call `work` with every block of the rows, several threads each taking the next; nothing may be drawn in it."""
-        size = self._block_size(decoded=decoded)
+        size = self.block_size(decoded=decoded)
         first, last = (0, self.cells.n_cells) if rows is None else (rows.start, rows.stop)
         index = torch.arange(first, last, device=self.cells.index_device)
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def to_arrays(network: nn.Module) -> dict[str, np.ndarray]:
-    """Every parameter and buffer by name, on the host; of a network that is there already, its own memory."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+    """Every parameter and buffer by name, on the host."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
 def rebuild(build: Callable[[], nn.Module], arrays: Mapping[str, np.ndarray]) -> nn.Module:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from scvi_pp.get._batch_representation import batch_representation
 from scvi_pp.get._denoised import denoised
+from scvi_pp.get._differential_accessibility import differential_accessibility
+from scvi_pp.get._differential_expression import differential_expression
 from scvi_pp.get._elbo import elbo
 from scvi_pp.get._feature_correlation import feature_correlation
 from scvi_pp.get._history import history
@@ -19,6 +21,8 @@ from scvi_pp.get._samples import samples
 __all__ = [
     "batch_representation",
     "denoised",
+    "differential_accessibility",
+    "differential_expression",
     "elbo",
     "feature_correlation",
     "history",

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from scvi_pp.tl._denoise import denoise
+from scvi_pp.tl._differential_accessibility import differential_accessibility
+from scvi_pp.tl._differential_expression import differential_expression
 from scvi_pp.tl._multivi import multivi
 from scvi_pp.tl._peakvi import peakvi
 from scvi_pp.tl._poissonvi import poissonvi
 from scvi_pp.tl._scvi import scvi
 
-__all__ = ["denoise", "multivi", "peakvi", "poissonvi", "scvi"]
+__all__ = [
+    "denoise",
+    "differential_accessibility",
+    "differential_expression",
+    "multivi",
+    "peakvi",
+    "poissonvi",
+    "scvi",
+]

@@ -1,4 +1,4 @@
-"""`scvi_pp` against scvi-tools, in turn: kernels, training, quality, inference, memory, a million, chromatin, imputation.
+"""`scvi_pp` against scvi-tools, in turn: kernels, training, quality, inference, memory, a million, chromatin, and more.
 
     python tests/benchmarks/speed.py                              # everything, then the table in docs/benchmarks.md
     python tests/benchmarks/speed.py --only kernels training      # some of it; the rest of the table from kept results
@@ -20,7 +20,17 @@ from fresh_process import in_fresh_process
 from machine import REPOSITORY, announce_threads
 from speed_table import speed_text, write_speed
 
-SECTIONS = ("kernels", "training", "quality", "inference", "memory", "million", "chromatin", "imputation")
+SECTIONS = (
+    "kernels",
+    "training",
+    "quality",
+    "inference",
+    "memory",
+    "million",
+    "chromatin",
+    "imputation",
+    "differential",
+)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from paired import Row, Target, compared, in_turn
 from real_sets import default_data_dir
 from scipy.sparse import csr_matrix
 from simulated import simulated
+from sklearn.metrics import silhouette_score
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from speed_records import Section, section_of
@@ -38,7 +39,7 @@ def measure(asked: argparse.Namespace) -> Section:
         f"as it records it. MultiVI likewise, paired cells x {N_GENES:,} genes and {FEW_REGIONS:,} regions. Default "
         f"runs: {REAL_SET} (600 cells x 5,000 regions, real fragments), a tenth held out, seeds 0, 1, ...; scvi-tools' "
         "whole `train()`, ours the whole call. *Passes*: the seconds to the end of the first epoch whose held-out ELBO "
-        "is at least scvi-tools' best. Neighbours: accuracy of 15 neighbours in the latent space for the six types."
+        "is at least scvi-tools' best. Neighbours: accuracy of 15 neighbours in the latent space for the six types, and their silhouette there."
     )
     return section_of("chromatin", how, rows, threads=asked.threads, device=asked.device)
 
@@ -143,6 +144,7 @@ def quality_rows(asked: argparse.Namespace) -> list[Row]:
         compared("PeakVI, real set: held-out log-likelihood given the latent", "nats", "gain", *named["reconstruction"],
                  Target("ratio", 0.0)),
         compared("PeakVI, real set: accuracy of neighbours", "", "higher", *named["neighbours"], Target("ratio", 1.0)),
+        compared("PeakVI, real set: silhouette of types", "", "gain", *named["silhouette"], Target("ratio", 0.0)),
     ]  # fmt: skip
 
 
@@ -164,7 +166,7 @@ def peers_run(source: ad.AnnData, outside: np.ndarray, seed: int, device: str) -
         "seconds": seconds,
         "elbo": float(-curves["elbo_validation"].min()),
         "reconstruction": float(-curves["reconstruction_loss_validation"].min()),
-        "neighbours": accuracy(model.get_latent_representation(), source),
+        **types_in(model.get_latent_representation(), source),
     }
 
 
@@ -184,11 +186,12 @@ def our_run(source: ad.AnnData, outside: np.ndarray, seed: int, its_best: float)
         "passes": seconds - left_out if len(passed) else np.inf,
         "elbo": float(curves["elbo_validation"].iloc[best]),
         "reconstruction": float(curves["reconstruction_validation"].iloc[best]),
-        "neighbours": accuracy(adata.obsm["X_peakvi"], source),
+        **types_in(adata.obsm["X_peakvi"], source),
     }
 
 
-def accuracy(latent: np.ndarray, source: ad.AnnData) -> float:
-    """Of fifteen neighbours, in three folds."""
+def types_in(latent: np.ndarray, source: ad.AnnData) -> dict[str, float]:
+    """How well the types lie apart: accuracy of fifteen neighbours in three folds, and silhouette."""
     labels = source.obs[LABEL].astype(str).to_numpy()
-    return float(cross_val_score(KNeighborsClassifier(15), latent, labels, cv=3).mean())
+    accuracy = cross_val_score(KNeighborsClassifier(15), latent, labels, cv=3).mean()
+    return {"neighbours": float(accuracy), "silhouette": float(silhouette_score(latent, labels))}

@@ -78,7 +78,7 @@ OPTIONS = [
     {"region_factors": False},
     {"modality_weights": "universal"},
     {"modality_weights": "cell"},
-    {"modality_penalty": "MMD"},
+    {"modality_penalty": "Jeffreys"},
     {"modality_penalty": "none"},
     {"batch_key": "batch"},
     {"batch_key": "batch", "adversarial_mixing": True},
