@@ -87,18 +87,24 @@ def write(
 
 
 def write_multimodal(
-    mdata: MuData, *, obsm: Mapping[str, Any], uns: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]]
+    mdata: MuData,
+    *,
+    obsm: Mapping[str, Any],
+    uns: Mapping[str, Any],
+    layers: Mapping[str, Mapping[str, Any]],
+    obs: Mapping[str, Any] | None = None,
 ) -> None:
     """Write these entries, layers by modality, or leave the object as it was if anything fails or is interrupted."""
     check_multimodal_writable(mdata)
+    obs = {} if obs is None else obs
     for key, value in obsm.items():
         check_key(key, argument="key")
         if np.shape(value)[0] != mdata.n_obs:
             msg = f"obsm['{key}'] has shape {np.shape(value)}, which does not fit {mdata.n_obs} cells."
             raise InputError(f"{msg} Nothing was written.")
-    for key in uns:
+    for key in (*uns, *obs):
         check_key(key, argument="key")
-    parts: list[Part] = [(mdata.obsm, obsm), (mdata.uns, uns)]
+    parts: list[Part] = [(mdata.obsm, obsm), (mdata.uns, uns), (mdata.obs, obs)]
     for name, entries in layers.items():
         _check(mdata.mod[name], {}, entries, {}, {})
         parts.append((mdata.mod[name].layers, entries))

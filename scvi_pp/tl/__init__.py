@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scvi_pp.tl._denoise import denoise
+from scvi_pp.tl._differential_abundance import differential_abundance
 from scvi_pp.tl._differential_accessibility import differential_accessibility
 from scvi_pp.tl._differential_expression import differential_expression
 from scvi_pp.tl._multivi import multivi
@@ -12,6 +13,7 @@ from scvi_pp.tl._scvi import scvi
 
 __all__ = [
     "denoise",
+    "differential_abundance",
     "differential_accessibility",
     "differential_expression",
     "multivi",
