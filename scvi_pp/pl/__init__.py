@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from scvi_pp.pl._history import history
+from scvi_pp.pl._volcano import volcano
 
-__all__ = ["history"]
+__all__ = ["history", "volcano"]
