@@ -10,6 +10,7 @@ from scvi_pp.tl._multivi import multivi
 from scvi_pp.tl._peakvi import peakvi
 from scvi_pp.tl._poissonvi import poissonvi
 from scvi_pp.tl._scvi import scvi
+from scvi_pp.tl._simulate import simulate
 
 __all__ = [
     "denoise",
@@ -20,4 +21,5 @@ __all__ = [
     "peakvi",
     "poissonvi",
     "scvi",
+    "simulate",
 ]

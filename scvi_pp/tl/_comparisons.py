@@ -93,8 +93,8 @@ def by_column(
 
 def of_cells(data: AnnData | MuData, cells1: object, cells2: object) -> Design:
     """Compare cells that are pointed out with others, or with all others."""
-    first = _rows(data, cells1, "cells1")
-    second = np.setdiff1d(np.arange(data.n_obs), first) if cells2 is None else _rows(data, cells2, "cells2")
+    first = rows_of_cells(data, cells1, "cells1")
+    second = np.setdiff1d(np.arange(data.n_obs), first) if cells2 is None else rows_of_cells(data, cells2, "cells2")
     both = np.intersect1d(first, second)
     if len(both):
         names = listing(data.obs_names[both], limit=3, quoted=True)
@@ -150,7 +150,7 @@ def _of_levels(codes: np.ndarray, names: tuple[str, ...], tested: list[str], ref
     return Design(rows, [Comparison(name, name, str(reference), (i,), (last,)) for i, name in enumerate(tested)])
 
 
-def _rows(data: AnnData | MuData, cells: object, argument: str) -> np.ndarray:
+def rows_of_cells(data: AnnData | MuData, cells: object, argument: str) -> np.ndarray:
     """Positions of cells given by a mask, positions, names, or a query of obs."""
     if isinstance(cells, str):
         try:
