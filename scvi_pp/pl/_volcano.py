@@ -80,7 +80,9 @@ def volcano(
     for which, color, label in ((~called, "0.75", None), (called, "C3", f"called ({int(called.sum())})")):
         ax.scatter(x[which], y[which], s=8, color=color, label=label, linewidths=0)
     for place in _surest(x, y, called, most):
-        ax.annotate(table.index[place], (x[place], y[place]), xytext=(2, 2), textcoords="offset points", fontsize=7)
+        towards = "right" if x[place] > 0 else "left"  # the middle, where there is room
+        at = {"xytext": (-3 if x[place] > 0 else 3, 0), "textcoords": "offset points", "ha": towards, "va": "center"}
+        ax.annotate(table.index[place], (x[place], y[place]), fontsize=7, **at)
     ax.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     ax.set(xlabel=CHANGES[change], ylabel="log odds of a difference", title=name)
     if called.any():
