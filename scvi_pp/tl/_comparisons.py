@@ -154,11 +154,13 @@ def rows_of_cells(data: AnnData | MuData, cells: object, argument: str) -> np.nd
     """Positions of cells given by a mask, positions, names, or a query of obs."""
     if isinstance(cells, str):
         try:
-            names = data.obs.query(cells).index
+            mask = np.asarray(data.obs.eval(cells))
         except Exception as error:  # pandas has an error of its own for everything that can be wrong with a query
             msg = f"{argument}={cells!r} cannot be asked of obs ({type(error).__name__}: {error})."
             raise InputError(f"{msg} Write it as for DataFrame.query: \"cell_type == 'B' and age > 3\".") from error
-        return np.flatnonzero(data.obs_names.isin(names))
+        if mask.dtype != bool or mask.shape != (data.n_obs,):
+            raise InputError(f"{argument}={cells!r} says nothing of each cell that is true or false.")
+        return np.flatnonzero(mask)
     values = np.asarray(cells.to_numpy() if isinstance(cells, pd.Series | pd.Index) else cells)
     if values.ndim != 1 or not len(values):
         raise InputError(f"{argument} must be a mask, positions or names of cells, in one dimension and not empty.")

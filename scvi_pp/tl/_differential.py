@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from scvi_pp._data.write import check_any_writable, check_key, write, write_mult
 from scvi_pp._errors import InputError
 from scvi_pp._fitted_model import modality_of_regions, open_model
 from scvi_pp.get._options import checked_count, checked_flag
-from scvi_pp.tl._comparisons import by_column, of_cells
+from scvi_pp.tl._comparisons import FEWEST_CELLS, Design, by_column, of_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_pp._fitted_model import FittedModel
-    from scvi_pp.tl._comparisons import Design
 
 Mode = Literal["change", "vanilla"]
 Weights = Literal["uniform", "importance"]
@@ -158,6 +157,7 @@ def _table(
     """Every statistic of every comparison and feature, a row for each; and what was taken from the data."""
     from scvi_pp._backend.comparisons import Pair, Question, Strata, compare
 
+    design = _of_measured(model, design)
     measured = _Measured(model, design)
     rows = _without_outliers(model, design, seed) if asked.filter_outlier_cells else design.rows
     strata = Strata(rows, _batches(model, asked))
@@ -188,9 +188,7 @@ def _table(
         part = part.iloc[np.lexsort((-_signal(part), -part["score"]))]
         part.insert(0, "group", comparison.name)
         part.insert(1, "feature", part.index)
-        part["comparison"] = (
-            f"{comparison.group1} vs {comparison.group2.capitalize() if comparison.group2 == 'rest' else comparison.group2}"
-        )
+        part["comparison"] = f"{comparison.group1} vs {comparison.group2}"
         part["group1"], part["group2"] = comparison.group1, comparison.group2
         if comparison.within is not None:
             part["within"] = comparison.within
@@ -204,6 +202,28 @@ def _table(
         found["delta"] = float(answer.deltas[0]) if len(set(answer.deltas)) == 1 else np.array(answer.deltas)
         found |= {} if as_difference else {"pseudocount": answer.pseudocount}
     return table, found
+
+
+def _of_measured(model: FittedModel, design: Design) -> Design:
+    """The design without cells in which the modality was not measured: an imputed value is no evidence."""
+    _, present = model.measured()
+    rows = [each[present[each]] for each in design.rows]
+    for comparison in design.comparisons:
+        for name, strata in ((comparison.group1, comparison.first), (comparison.group2, comparison.second)):
+            n = sum(len(rows[stratum]) for stratum in strata)
+            if n < FEWEST_CELLS:
+                msg = f"Of '{name}' {n} cells have {model.kind} that were measured, too few for {comparison.name}."
+                raise InputError(f"{msg} Leave that group out.")
+    kept = [number for number, each in enumerate(rows) if len(each)]
+    new = {old: number for number, old in enumerate(kept)}
+
+    def without_empty(strata: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(new[stratum] for stratum in strata if stratum in new)
+
+    comparisons = [
+        replace(each, first=without_empty(each.first), second=without_empty(each.second)) for each in design.comparisons
+    ]
+    return Design([rows[number] for number in kept], comparisons)
 
 
 def _columns(

@@ -160,7 +160,7 @@ def test_cells_may_be_pointed_out_in_any_way():
     ]
     for other in results[1:]:
         pd.testing.assert_frame_equal(other, results[0])
-    assert set(results[0]["comparison"]) == {"cells1 vs Rest"}
+    assert set(results[0]["comparison"]) == {"cells1 vs rest"}
     both = get.differential_expression(compared(adata, None, cells1="age < 30", cells2="age >= 60"))
     assert set(both["comparison"]) == {"cells1 vs cells2"}
 
@@ -308,6 +308,22 @@ def test_each_modality_of_a_mudata():
     np.testing.assert_allclose(genes["raw_mean1"], expected, rtol=1e-5)
 
 
+def test_cells_in_which_the_modality_was_not_measured_are_no_evidence():
+    mdata = copied(_multiome())
+    tl.differential_expression(mdata, "cell_type", key_added="of_all", **FEW)
+    measured = mdata[mdata.obs["modality"] != "accessibility"].copy()
+    tl.differential_expression(measured, "cell_type", key_added="of_some", **FEW)
+    one, other = get.differential_expression(mdata, key="of_all"), get.differential_expression(measured, key="of_some")
+    columns = ["raw_mean1", "raw_mean2", "non_zeros_proportion1"]
+    order = ["group", "feature"]
+    np.testing.assert_allclose(one.sort_values(order)[columns], other.sort_values(order)[columns], rtol=1e-5)
+    with pytest.raises(InputError, match=r"Of 'accessibility' 0 cells have genes that were measured"):
+        tl.differential_expression(mdata, "modality", groups=["accessibility"], **FEW)
+    tl.differential_expression(mdata, "modality", groups=["paired"], reference="rest", **FEW)  # of whom some were
+    table = get.differential_expression(mdata, group="paired")
+    assert np.isfinite(table[["lfc_mean", "raw_mean2"]]).all().all()
+
+
 # ---- what is refused
 
 
@@ -339,6 +355,7 @@ REFUSED = {
     "within itself": (None, {"within": "type"}, "is the column of the groups themselves"),
     "mask": (None, {"groupby": None, "cells1": [True]}, "a mask of 1 cells, and there are 90"),
     "query": (None, {"groupby": None, "cells1": "agee > 3"}, "cannot be asked of obs"),
+    "no query": (None, {"groupby": None, "cells1": "age + 1"}, "says nothing of each cell that is true or false"),
     "names": (None, {"groupby": None, "cells1": ["celll1"]}, "'celll1', which are no cells"),
     "overlap": (None, {"groupby": None, "cells1": [0, 1, 2], "cells2": [2, 3]}, "1 cells are in cells1 and in cells2"),
     "mode": (None, {"mode": "t-test"}, "mode='t-test' cannot be. Choose 'change' or 'vanilla'"),
