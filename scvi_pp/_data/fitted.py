@@ -111,6 +111,11 @@ def to_record(fitted: Fitted, *, save_model: bool | str | Path = True) -> dict[s
     return record
 
 
+def model_keys(uns: Mapping[str, Any]) -> list[str]:
+    """Return the names of the models that are stored here and can be asked."""
+    return [name for name in _ours(uns) if "model" in uns[name]]
+
+
 def model_key(uns: Mapping[str, Any], key: str | None) -> str:
     """Return the name of the model that is meant: the one given, or that of the only model there is.
 

@@ -14,6 +14,7 @@ from scvi_pp.get._library_size import library_size
 from scvi_pp.get._likelihood_parameters import likelihood_parameters
 from scvi_pp.get._marginal_log_likelihood import marginal_log_likelihood
 from scvi_pp.get._model_info import model_info
+from scvi_pp.get._posterior_predictive_check import posterior_predictive_check
 from scvi_pp.get._reconstruction_error import reconstruction_error
 from scvi_pp.get._region_factors import region_factors
 from scvi_pp.get._samples import samples
@@ -31,6 +32,7 @@ __all__ = [
     "likelihood_parameters",
     "marginal_log_likelihood",
     "model_info",
+    "posterior_predictive_check",
     "reconstruction_error",
     "region_factors",
     "samples",

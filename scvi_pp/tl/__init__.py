@@ -9,6 +9,7 @@ from scvi_pp.tl._differential_expression import differential_expression
 from scvi_pp.tl._multivi import multivi
 from scvi_pp.tl._peakvi import peakvi
 from scvi_pp.tl._poissonvi import poissonvi
+from scvi_pp.tl._posterior_predictive_check import posterior_predictive_check
 from scvi_pp.tl._scvi import scvi
 from scvi_pp.tl._simulate import simulate
 
@@ -20,6 +21,7 @@ __all__ = [
     "multivi",
     "peakvi",
     "poissonvi",
+    "posterior_predictive_check",
     "scvi",
     "simulate",
 ]

@@ -15,8 +15,9 @@ from tests.fits import cells, fragments
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
+OF_RESULTS = {"differential_accessibility", "differential_expression", "posterior_predictive_check"}
 ASKED = {
-    **{f"get.{name}": getattr(get, name) for name in get.__all__ if not name.startswith("differential_")},
+    **{f"get.{name}": getattr(get, name) for name in get.__all__ if name not in OF_RESULTS},
     "tl.denoise": tl.denoise,
     "pl.history": pl.history,
 }

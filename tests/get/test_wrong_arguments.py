@@ -13,7 +13,11 @@ from tests.fits import cells, fit
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-OF_RESULTS = {"differential_accessibility", "differential_expression"}  # they read what a test wrote, and no model
+OF_RESULTS = {
+    "differential_accessibility",
+    "differential_expression",
+    "posterior_predictive_check",
+}  # they read what a test wrote, and no model
 NAMES = [name for name in get.__all__ if name not in OF_RESULTS]
 OF_GENES = ["denoised", "samples", "likelihood_parameters", "feature_correlation"]
 OF_BATCHES = ["denoised", "samples", "feature_correlation"]
