@@ -13,6 +13,7 @@ from tests.data.mosaics import FULL, PART, mosaic
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:From 0.4 .update\\(\\) will not pull:FutureWarning"),  # mudata 0.3
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),  # mudata 0.4.1 with pandas 3.1
 ]
 
 
