@@ -87,7 +87,7 @@ def test_the_seed_decides_and_files_keep_the_results(tmp_path):
     pd.testing.assert_frame_equal(get.posterior_predictive_check(again, "genes"), tables[2])
 
 
-@pytest.mark.parametrize("name", [name for name in (*MODELS, *CHROMATIN) if name != "normal"])
+@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
 def test_every_kind_of_model_is_checked(name: str):
     adata = fit(name).copy()
     tl.posterior_predictive_check(adata, **FEW)
