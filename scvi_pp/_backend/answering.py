@@ -35,6 +35,13 @@ class Partial(Protocol):
 
 
 @runtime_checkable
+class Explaining(Protocol):
+    """A network that says how likely counts are without making the parameters of each."""
+
+    def log_likelihood(self, z: Tensor, library: Tensor, cells: Any) -> Tensor: ...
+
+
+@runtime_checkable
 class Regional(Protocol):
     """What a network of chromatin can do besides."""
 

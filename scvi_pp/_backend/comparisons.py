@@ -13,7 +13,7 @@ import numpy as np
 
 from scvi_pp._backend import differential, kernels
 from scvi_pp._backend.crew import FEWEST_ROWS, crew, working_together
-from scvi_pp._backend.population import drawn_expression
+from scvi_pp._backend.population import PARTICLES, drawn_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,7 +121,8 @@ def compare(
         return drawn_expression(posterior, rows, batches, columns=wanted, weighted=question.weighted)
 
     run = _Run(strata, pairs, sides, question, n_genes)
-    with kernels.use_for(n_genes * len(rows)), working_together(FEWEST_ROWS * 64):
+    n_entries = n_genes * len(rows) * (PARTICLES if question.weighted else 1)
+    with kernels.use_for(max(n_entries, posterior.n_entries)), working_together(FEWEST_ROWS * 64):
         held = drawn(blocks[0]) if len(blocks) == 1 else None  # drawn once if all of it can be held
         pseudocount = run.pseudocount_from(blocks, held, drawn, mean_counts)
         logs_held = None if held is None else run.take_logs(held, pseudocount, blocks[0])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scvi_pp._backend import noise, priors
+from scvi_pp._backend.answering import Explaining
 from scvi_pp._backend.crew import crew
 
 if TYPE_CHECKING:
@@ -84,11 +85,15 @@ class _Draws:
             position = q_z.loc + q_z.scale * self._noise(particle, where)
             ratio = priors.standard_normal(position).log_prob(position) - q_z.log_prob(position)
             library = encoded.library if encoded.q_library is None else encoded.q_library.mean
-            likelihood = self.network.decode(self.network.latent(position), library, cells)
-            weights.append(ratio.sum(1) + likelihood.log_likelihood(cells.counts))
+            weights.append(ratio.sum(1) + self._log_likelihood(self.network.latent(position), library, cells))
             positions.append(position)
         taken = chosen(torch.stack(weights), self.chance[where].to(self.device))
         return self.network.latent(torch.stack(positions)[taken, torch.arange(len(taken), device=self.device)])
+
+    def _log_likelihood(self, z: Tensor, library: Tensor, cells: Any) -> Tensor:
+        if isinstance(self.network, Explaining):
+            return self.network.log_likelihood(z, library, cells)
+        return self.network.decode(z, library, cells).log_likelihood(cells.counts)
 
     def _noise(self, sample: int, where: slice) -> Tensor:
         drawn = noise.standard_normal(self.n_draws, self.n_latent, seed=self.seed, sample=sample, rows=where)

@@ -60,6 +60,12 @@ class Posterior:
         self.n_latent: int = network.hyperparameters.n_latent
         self.n_features: int = network.n_features
 
+    @property
+    def n_entries(self) -> int:
+        """Entries that were gone through by training, or are by a question: whether compiled code is worth it."""
+        n: int = max(self.cells.n_cells, self.n_trained_rows) * self.cells.n_columns
+        return n
+
     # ---- where cells are
 
     def latent_mean(self) -> np.ndarray:
@@ -300,8 +306,7 @@ class Posterior:
     def asking(self) -> Iterator[None]:
         """The network in the state in which it answers: nothing is learned, no global random state is touched."""
         self.network.eval()
-        n_rows = max(self.cells.n_cells, self.n_trained_rows)
-        compiled = kernels.use_for(n_rows * self.cells.n_columns)
+        compiled = kernels.use_for(self.n_entries)
         threads = working_together(self.cells.n_cells)
         with compiled, threads, private_random(self.cells.device, self.seed), torch.inference_mode():
             yield
