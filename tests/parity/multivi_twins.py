@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "weights of cells": {**COVARIATES, "modality_weights": "cell"},
     "no penalty": {**COVARIATES, "modality_penalty": "none"},
     "MMD": {**COVARIATES, "modality_penalty": "MMD"},
+    "Jeffreys": {**COVARIATES, "modality_penalty": "Jeffreys"},
     "RNA and chromatin": {**COVARIATES, "n_proteins": 0},
     "RNA and proteins": {**COVARIATES, "n_regions": 0},
     "RNA alone": {**COVARIATES, "n_regions": 0, "n_proteins": 0},

@@ -197,7 +197,7 @@ def test_where_one_modality_is_measured_the_posterior_is_the_peers():
 
 @pytest.mark.usefixtures("without_smallest_variance")
 def test_our_jeffreys_penalty_is_that_of_the_posteriors_and_the_peers_of_wider_or_narrower_ones():
-    two = twins("batch", "all")
+    two = twins("Jeffreys", "all")
     inferred, _, loss = two.peers_forward()
     wrong = _sum_over_pairs(inferred, lambda variance: variance.sqrt())
     right = _sum_over_pairs(inferred, lambda variance: variance)
