@@ -111,6 +111,20 @@ def write_multimodal(
     _put(parts)
 
 
+def write_to_cells(
+    data: AnnData | MuData,
+    *,
+    uns: Mapping[str, Any],
+    obsm: Mapping[str, Any] | None = None,
+    obs: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what is said of cells, or of the whole object, into an object of either kind; all of it or nothing."""
+    if isinstance(data, MuData):
+        write_multimodal(data, obsm=obsm or {}, uns=uns, layers={}, obs=obs)
+    else:
+        write(data, obsm=obsm or {}, layers={}, uns=uns, obs=obs)
+
+
 def add_modality(mdata: MuData, name: str, modality: AnnData) -> None:
     """Put a new modality into a MuData, or leave it as it was if anything fails or is interrupted.
 

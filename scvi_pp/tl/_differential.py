@@ -12,7 +12,7 @@ from mudata import MuData
 
 from scvi_pp import _logging
 from scvi_pp._data.read import check_annotated
-from scvi_pp._data.write import check_any_writable, check_key, write, write_multimodal
+from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError
 from scvi_pp._fitted_model import modality_of_regions, open_model
 from scvi_pp.get._options import checked_count, checked_flag
@@ -119,10 +119,7 @@ def differences(
     }
     params |= {name: value for name, value in (("within", within), ("mod", mod)) if value is not None}
     entry = {"params": params, **_as_scanpy_has_it(table, design), "statistics": table}
-    if isinstance(adata, MuData):
-        write_multimodal(adata, obsm={}, uns={key_added: entry}, layers={})
-    else:
-        write(adata, obsm={}, layers={}, uns={key_added: entry})
+    write_to_cells(adata, uns={key_added: entry})
     _report(verb, table, asked, key_added, model.kind)
 
 

@@ -12,7 +12,7 @@ from scvi_pp import _docs, _logging
 from scvi_pp._data.columns import groups_of_column
 from scvi_pp._data.multiome import copied, observations
 from scvi_pp._data.read import check_annotated
-from scvi_pp._data.write import check_any_writable, check_key, write, write_multimodal
+from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError, did_you_mean, listing
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
@@ -135,10 +135,7 @@ def differential_abundance(
         "uns": {name: {"params": params}},
         "obs": {column: pd.Series(values, index=index) for column, values in obs.items()},
     }
-    if isinstance(adata, MuData):
-        write_multimodal(adata, layers={}, **entries)
-    else:
-        write(adata, layers={}, **entries)
+    write_to_cells(adata, **entries)
     written = [f"obsm['{name}']", *(f"obs['{column}']" for column in obs), f"uns['{name}']"]
     _logging.info(f"tl.differential_abundance: {len(samples)} samples. Added {', '.join(written)}.")
     return adata if copy else None

@@ -12,7 +12,7 @@ from scvi_pp import _docs, _logging
 from scvi_pp._data.fitted import model_keys
 from scvi_pp._data.multiome import copied
 from scvi_pp._data.read import check_annotated
-from scvi_pp._data.write import check_any_writable, check_key, write, write_multimodal
+from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError, MissingKeyError
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
@@ -121,10 +121,7 @@ def posterior_predictive_check(
         "cells": _table({name: (each[0].measured_cells, each[0].drawn_cells, each[2]) for name, each in found.items()}),
         "params": {"models": ", ".join(names), "n_samples": draws, "n_cells": min(most, adata.n_obs), "seed": seed},
     }
-    if isinstance(adata, MuData):
-        write_multimodal(adata, obsm={}, uns={key_added: entry}, layers={})
-    else:
-        write(adata, obsm={}, layers={}, uns={key_added: entry})
+    write_to_cells(adata, uns={key_added: entry})
     errors = ", ".join(f"{name} {entry['summary'].loc[name, 'calibration_error']:.3f}" for name in names)
     _logging.info(f"tl.posterior_predictive_check: calibration error {errors}. Added uns['{key_added}'].")
     return adata if copy else None
