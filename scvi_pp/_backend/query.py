@@ -165,7 +165,7 @@ class Posterior:
         expression = self._regional().expression_with_regions if with_regions else self.network.expression
 
         def mean_of(cells: Any, drawn: Tensor | None) -> np.ndarray:
-            z, library = self._position(cells, drawn)
+            z, library = self.position(cells, drawn)
             size = library.exp() if library_size is None else torch.full_like(library, library_size)
             total: Any = 0.0
             for batch in passes:
@@ -346,9 +346,10 @@ class Posterior:
         """
         drawn = None if sample is None else self._noise(sample)
         for where, cells in self._blocks(decoded=decoded, drawing=drawing):
-            yield where, cells, *self._position(cells, None if drawn is None else drawn[where], drawing=drawing)
+            yield where, cells, *self.position(cells, None if drawn is None else drawn[where], drawing=drawing)
 
-    def _position(self, cells: Any, drawn: Tensor | None, *, drawing: bool = False) -> tuple[Tensor, Tensor]:
+    def position(self, cells: Any, drawn: Tensor | None, *, drawing: bool = False) -> tuple[Tensor, Tensor]:
+        """Latent positions (None: their mean) and log library sizes of cells."""
         posterior = self.network.encode(cells)
         if drawn is None:
             z = self._mean_position(posterior.q_z)

@@ -38,12 +38,11 @@ def simulated(
         for start in range(0, len(rows), size):
             where = slice(start, min(start + size, len(rows)))
             cells = posterior.cells.minibatch(index[where])
-            encoded = posterior.network.encode(cells)
             drawn = noise.standard_normal(len(rows), posterior.n_latent, seed=posterior.seed, sample=0, rows=where)
             drawn = drawn.to(posterior.cells.device)
-            q_z = encoded.q_z
-            z = posterior.network.latent(drawn if from_prior else q_z.loc + q_z.scale * drawn)
-            library = encoded.library if encoded.q_library is None else encoded.q_library.sample()
+            z, library = posterior.position(cells, drawn, drawing=True)
+            if from_prior:
+                z = posterior.network.latent(drawn)
             if moved is not None:
                 cells = cells._replace(batch=moved[where])
             counts = posterior.network.decode(z, library, cells).sample()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from scvi_pp._data.columns import check_texts
 from scvi_pp._data.counts import Counts
 from scvi_pp._data.modalities import no_columns_pulled
 from scvi_pp._errors import InputError, MissingKeyError, did_you_mean, listing, missing_key
+
+T = TypeVar("T", AnnData, MuData)
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def _of_all_cells(data: MuData, name: str, key: str) -> pd.Series:
     return pd.Series(values, index=data.obs_names)
 
 
-def copied(data: MuData) -> MuData:
-    """Return a copy whose tables have the columns of the original and no more, whatever the version of mudata."""
+def copied(data: T) -> T:
+    """Return a copy; of a MuData one whose tables have the columns of the original and no more, whatever its version."""
     with no_columns_pulled():
         return data.copy()

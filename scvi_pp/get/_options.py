@@ -9,6 +9,11 @@ import numpy as np
 from scvi_pp._errors import InputError
 
 
+def is_number(value: object) -> bool:
+    """Whether it is one; True and False are none."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
 def checked_count(name: str, value: object) -> int:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -25,8 +30,7 @@ def checked_library_size(library_size: float | Literal["latent"]) -> float | Non
     """A positive number, or None for "latent": the cell's own."""
     if isinstance(library_size, str) and library_size == "latent":
         return None
-    is_number = isinstance(library_size, int | float | np.number) and not isinstance(library_size, bool)
-    if not is_number or not 0 < float(library_size) < np.inf:
+    if not is_number(library_size) or not 0 < float(library_size) < np.inf:
         raise InputError(f"library_size={library_size!r} must be a positive number or 'latent'.")
     return float(library_size)
 
@@ -35,8 +39,7 @@ def checked_threshold(threshold: float | None) -> float | None:
     """A number of at least 0, or None for none."""
     if threshold is None:
         return None
-    is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
-    if not is_number or not 0 <= float(threshold) < np.inf:
+    if not is_number(threshold) or not 0 <= float(threshold) < np.inf:
         raise InputError(f"threshold={threshold!r} must be a number of at least 0, or None.")
     return float(threshold)
 

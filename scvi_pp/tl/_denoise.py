@@ -117,7 +117,7 @@ def denoise(
     target = adata if adata_new is None else adata_new
     check_annotated(target, verb="tl.denoise")
     if copy:
-        target = copied(target) if isinstance(target, MuData) else target.copy()
+        target = copied(target)
     size, draws, least = checked_library_size(library_size), checked_samples(n_samples), checked_threshold(threshold)
     by_cell = checked_flag("normalize_cells", normalize_cells)
     by_region = checked_flag("normalize_regions", normalize_regions)

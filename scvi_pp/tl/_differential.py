@@ -15,7 +15,7 @@ from scvi_pp._data.read import check_annotated
 from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError
 from scvi_pp._fitted_model import modality_of_regions, open_model
-from scvi_pp.get._options import checked_count, checked_flag
+from scvi_pp.get._options import checked_count, checked_flag, is_number
 from scvi_pp.tl._comparisons import FEWEST_CELLS, Design, by_column, of_cells
 
 if TYPE_CHECKING:
@@ -53,22 +53,18 @@ class Asked:
                 raise InputError(f"{name}={getattr(self, name)!r} cannot be. Choose {allowed[0]!r} or {allowed[1]!r}.")
         for name in ("delta", "pseudocount"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 <= value < np.inf):
+            if value is not None and not (is_number(value) and 0 <= value < np.inf):
                 raise InputError(f"{name}={value!r} must be a number of at least 0, or None to take it from the data.")
-        if not (_is_number(self.fdr_target) and 0 < self.fdr_target < 1):
+        if not (is_number(self.fdr_target) and 0 < self.fdr_target < 1):
             raise InputError(f"fdr_target={self.fdr_target!r} must be between 0 and 1.")
         for name in ("batch_correction", "filter_outlier_cells", "all_stats"):
             checked_flag(name, getattr(self, name))
         checked_count("n_samples", self.n_samples)
         for level in self.intervals:
-            if not (_is_number(level) and 0 < level < 1):
+            if not (is_number(level) and 0 < level < 1):
                 raise InputError(f"credible_intervals holds {level!r}; a level is between 0 and 1, such as 0.9.")
         if self.batches is not None and not self.batch_correction:
             raise InputError("batches says in which batches cells are compared, and needs batch_correction=True.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def differences(

@@ -16,7 +16,7 @@ from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError, did_you_mean, listing
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
-from scvi_pp.get._options import checked_count, checked_flag
+from scvi_pp.get._options import checked_count, checked_flag, is_number
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,11 +106,9 @@ def differential_abundance(
     """
     check_annotated(adata, verb="tl.differential_abundance")
     if copy:
-        adata = copied(adata) if isinstance(adata, MuData) else adata.copy()
+        adata = copied(adata)
     check_any_writable(adata)
-    if dof is not None and (
-        isinstance(dof, bool) or not isinstance(dof, int | float | np.number) or not 0 < dof < np.inf
-    ):
+    if dof is not None and not (is_number(dof) and 0 < dof < np.inf):
         raise InputError(f"dof={dof!r} must be a positive number, or None for a normal.")
     most = None if n_cells is None else checked_count("n_cells", n_cells)
     alone = checked_flag("leave_one_out", leave_one_out)

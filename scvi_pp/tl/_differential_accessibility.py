@@ -102,7 +102,7 @@ def differential_accessibility(
     """
     check_annotated(adata, verb="tl.differential_accessibility")
     if copy:
-        adata = copied(adata) if isinstance(adata, MuData) else adata.copy()
+        adata = copied(adata)
     asked = Asked(
         mode=mode,
         delta=delta,

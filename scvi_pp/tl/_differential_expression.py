@@ -114,7 +114,7 @@ def differential_expression(
     """
     check_annotated(adata, verb="tl.differential_expression")
     if copy:
-        adata = copied(adata) if isinstance(adata, MuData) else adata.copy()
+        adata = copied(adata)
     asked = Asked(
         mode=mode,
         delta=delta,

@@ -239,7 +239,7 @@ def multivi(
     check_names(keys, "rna_size_factor_key", "atac_size_factor_key")
     seed = seed_from(rng, random_state)
     check_annotated(mdata, verb="tl.multivi")
-    target = _copied(mdata) if copy else mdata
+    target = copied(mdata) if copy else mdata
     call = Call(target, "multivi", seed, key_added, denoise, save_model, device, training)
     with nullcontext() if isinstance(target, MuData) else said_of_adata():
         mdata = target if isinstance(target, MuData) else _split(target, keys)
@@ -249,10 +249,6 @@ def multivi(
         options |= {"n_hidden": hyperparameters.n_hidden, "n_latent": hyperparameters.n_latent}
         fit_and_write_multimodal(call, mdata, sources, hyperparameters, {**found, **keys, **options})
     return target if copy else None
-
-
-def _copied(data: MuData | AnnData) -> MuData | AnnData:
-    return copied(data) if isinstance(data, MuData) else data.copy()
 
 
 def _split(adata: AnnData, keys: dict[str, Any]) -> MuData:

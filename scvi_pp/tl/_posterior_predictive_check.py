@@ -93,7 +93,7 @@ def posterior_predictive_check(
 
     check_annotated(adata, verb="tl.posterior_predictive_check")
     if copy:
-        adata = copied(adata) if isinstance(adata, MuData) else adata.copy()
+        adata = copied(adata)
     check_any_writable(adata)
     check_key(key_added)
     draws = checked_count("n_samples", n_samples)

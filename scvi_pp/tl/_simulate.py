@@ -12,7 +12,7 @@ from scvi_pp import _docs
 from scvi_pp._errors import InputError
 from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
-from scvi_pp.get._options import checked_count, checked_flag
+from scvi_pp.get._options import checked_count, checked_flag, is_number
 from scvi_pp.tl._comparisons import rows_of_cells
 
 if TYPE_CHECKING:
@@ -116,15 +116,11 @@ def _codes(model: FittedModel, batches: object, n: int, random: np.random.Genera
     if not isinstance(batches, dict):
         batches = {batches: 1.0}
     levels = model.batches(list(batches))
-    shares = np.array([share if _is_share(share) else np.nan for share in batches.values()], dtype=float)
+    shares = np.array([share if is_number(share) else np.nan for share in batches.values()], dtype=float)
     if not np.isfinite(shares).all() or (shares < 0).any() or not shares.sum() > 0:
         raise InputError(f"batches={batches!r}: shares are numbers of at least 0 that are not all 0.")
     assert levels is not None
     return random.choice(np.array(levels, dtype=np.int64), n, p=shares / shares.sum())
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _put_batches(obs: pd.DataFrame, source: Any, codes: np.ndarray) -> None:
