@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -275,12 +276,23 @@ def _layers_of(stored: Fitted) -> dict[str, str | None]:
 
 
 def _read(data: AnnData | MuData, sources: Any, stored: Fitted, verb: str, name: str) -> Any:
-    """What the fit read, of these cells; an error says that it is the question, not the fit, that lacks something."""
+    """What the fit read, of these cells."""
+    with as_read(data, stored, verb, name) as modalities:
+        return read(modalities, sources, verb=verb)
+
+
+@contextmanager
+def as_read(data: AnnData | MuData, stored: Fitted, verb: str, name: str) -> Iterator[AnnData | MuData]:
+    """The object as the sources of a model read it.
+
+    An error in reading it then says that it is the question, not the fit, that lacks something.
+    """
     try:
         if stored.model in MULTIMODAL and isinstance(data, AnnData):
             with said_of_adata():
-                return read(by_feature_type(data, _layers_of(stored)), sources, verb=verb)
-        return read(data, sources, verb=verb)
+                yield by_feature_type(data, _layers_of(stored))
+        else:
+            yield data
     except (InputError, MissingKeyError) as error:
         places = [source.place for source in stored.sources.values() if isinstance(source, Counts | ModalityCounts)]
         place = next((place for place in places if f"{place} holds" in str(error)), places[0])

@@ -30,13 +30,15 @@ class Counts:
     """Counts of `X` or of a layer, as a sparse matrix over the modelled genes.
 
     `mask_var` chooses the genes at the fit; from then on they are found by name, whatever their order and whichever
-    other genes the data has. `integers=False` takes any finite values, for a normal likelihood.
+    other genes the data has. `integers=False` takes any finite values, for a normal likelihood. Genes that are `absent`
+    need not be there, and then have no counts.
     """
 
     layer: str | None = None
     mask_var: str | None = None
     integers: bool = True
     var_names: tuple[str, ...] | None = None
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name(self.layer, "layer", "layer")
@@ -47,6 +49,7 @@ class Counts:
         if self.var_names == ():
             msg = "Counts.var_names is empty: a model needs at least one feature."
             raise InputError(msg)
+        check_texts(self.absent, "Counts.absent")
 
     @property
     def place(self) -> str:
@@ -67,7 +70,7 @@ class Counts:
 
         It may share memory with the data, and is then read-only.
         """
-        return csr(self._checked(data))
+        return self._widened(csr(self._checked(data)), data)
 
     def _checked(self, data: AnnData) -> Any:
         """Return the modelled genes as they are stored, after a look at every value; may be the user's memory."""
@@ -80,28 +83,36 @@ class Counts:
         return matrix
 
     def _columns(self, data: AnnData) -> npt.NDArray[np.intp] | None:
-        """Return where the modelled genes are in the data, None if they are all of it in the same order."""
+        """Return where the modelled genes that are there are in the data, None if they are all of it in this order."""
         if self.var_names is None:
             msg = "Counts has not learned from any data: call its learn(data) first and read with what that returns."
             raise InputError(msg)
         if len(self.var_names) == data.n_vars and list(self.var_names) == list(data.var_names):
             return None
-        _refuse_repeated_genes(data)
-        columns: npt.NDArray[np.intp] = data.var_names.astype(str).get_indexer(pd.Index(self.var_names))
-        lacking = [name for name, column in zip(self.var_names, columns, strict=True) if column < 0]
+        columns = _places(self.var_names, data)
+        lacking = [name for name in lacking_features(self.var_names, data) if name not in set(self.absent)]
         if lacking:
-            raise InputError(_message_of_lacking_genes(lacking, self.var_names, data))
-        return columns
+            raise InputError(message_of_lacking(lacking, self.var_names, data))
+        return columns[columns >= 0]
+
+    def _widened(self, counts: sp.csr_matrix, data: AnnData) -> sp.csr_matrix:
+        """Return the counts with an empty column for every modelled gene that is not there."""
+        if not self.absent or self.var_names is None:
+            return counts
+        found = np.flatnonzero(_places(self.var_names, data) >= 0)
+        indices = found.astype(counts.indices.dtype)[counts.indices]
+        return sp.csr_matrix((counts.data, indices, counts.indptr), shape=(counts.shape[0], len(self.var_names)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {
+        described: dict[str, Any] = {
             "kind": "Counts",
             "layer": self.layer,
             "mask_var": self.mask_var,
             "integers": self.integers,
             "var_names": self.var_names,
         }
+        return described | ({"absent": self.absent} if self.absent else {})
 
 
 def _check_name(value: object, argument: str, noun: str) -> None:
@@ -294,9 +305,24 @@ def _gene_mask(data: AnnData, mask_var: str | None) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _message_of_lacking_genes(lacking: list[str], wanted: tuple[str, ...], data: AnnData) -> str:
+def _places(names: tuple[str, ...], data: AnnData) -> npt.NDArray[np.intp]:
+    """Return where these features are in the data, -1 where they are not."""
+    _refuse_repeated_genes(data)
+    columns: npt.NDArray[np.intp] = data.var_names.astype(str).get_indexer(pd.Index(names))
+    return columns
+
+
+def lacking_features(names: tuple[str, ...], data: AnnData) -> list[str]:
+    """Return which of these features the data has not."""
+    return [name for name, column in zip(names, _places(names, data), strict=True) if column < 0]
+
+
+def message_of_lacking(lacking: list[str], wanted: tuple[str, ...], data: AnnData, *, way_out: str = "") -> str:
+    """Say which features are not there, and what may be the reason."""
     message = f"var_names lacks {len(lacking):,} of the model's {len(wanted):,} features: {listing(lacking, limit=5)}. "
     if 2 * len(lacking) > len(wanted):
         here = listing(data.var_names[:3], limit=3)
-        return f"{message}The names here ({here}, ...) may be of another kind: rename them as in the data of the fit."
-    return f"{message}Pass the data with all of them, before any selection."
+        guess = f"The names here ({here}, ...) may be of another kind: rename them as in the data of the fit."
+    else:
+        guess = "Pass the data with all of them, before any selection."
+    return f"{message}{guess} {way_out}".rstrip()

@@ -28,10 +28,14 @@ T = TypeVar("T", AnnData, MuData)
 
 @dataclass(frozen=True)
 class ModalityCounts:
-    """Counts of one modality, a row for every cell of the MuData; cells without the modality have an empty one."""
+    """Counts of one modality, a row for every cell of the MuData; cells without the modality have an empty one.
+
+    A modality that `is_absent` need not be in the MuData, and then no cell has it.
+    """
 
     modality: str
     counts: Counts
+    is_absent: bool = False
 
     def __post_init__(self) -> None:
         check_texts((self.modality,), "ModalityCounts.modality")
@@ -62,9 +66,10 @@ class ModalityCounts:
 
         New cells may all lack the modality; it is there all the same, so that a name that is wrong is seen.
         """
-        modality = modality_of(data, self.modality)
-        if modality.n_obs == 0 and self.var_names is not None:
+        lacks = self.is_absent and self.modality not in data.mod
+        if self.var_names is not None and (lacks or modality_of(data, self.modality).n_obs == 0):
             return sp.csr_matrix((data.n_obs, len(self.var_names)), dtype=np.float32)
+        modality = modality_of(data, self.modality)
         found: sp.csr_matrix = self.telling_where(self.counts.read, modality)
         return _at_rows(found, rows_of_modality(data, self.modality))
 
@@ -77,16 +82,22 @@ class ModalityCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {"kind": "ModalityCounts", "modality": self.modality, "counts": self.counts.to_dict()}
+        described = {"kind": "ModalityCounts", "modality": self.modality, "counts": self.counts.to_dict()}
+        return described | ({"is_absent": True} if self.is_absent else {})
 
 
 @dataclass(frozen=True)
 class Present:
-    """In which cells each modality was measured; a modality without a name is in none."""
+    """In which cells each modality was measured; a modality without a name is in none.
+
+    One that is `absent` need not be in the MuData, and then is in none.
+    """
 
     modalities: tuple[str | None, ...]
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_texts(self.absent, "Present.absent")
         if not isinstance(self.modalities, tuple):
             msg = "Present.modalities is a tuple of names, or None for what is not there."
             raise InputError(msg)
@@ -106,13 +117,14 @@ class Present:
         """Return bool (n_obs, n_modalities)."""
         present = np.zeros((data.n_obs, len(self.modalities)), dtype=bool)
         for column, name in enumerate(self.modalities):
-            if name is not None:
+            if name is not None and not (name in self.absent and name not in data.mod):
                 present[:, column] = rows_of_modality(data, name) >= 0
         return present
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {"kind": "Present", "modalities": self.modalities}
+        described: dict[str, Any] = {"kind": "Present", "modalities": self.modalities}
+        return described | ({"absent": self.absent} if self.absent else {})
 
 
 @dataclass(frozen=True)

@@ -37,17 +37,17 @@ def learn(data: AnnData | MuData, sources: T, *, verb: str) -> T:
     verb
         The public function that was called, as `tl.scvi`, for messages.
     """
-    parts = _parts_for(data, sources, verb)
+    parts = parts_for(data, sources, verb)
     return type(sources)._make(None if source is None else source.learn(part) for source, part in parts)
 
 
 def read(data: AnnData | MuData, sources: T, *, verb: str) -> T:
     """Return the arrays that learned sources read from any data, in the same NamedTuple."""
-    parts = _parts_for(data, sources, verb)
+    parts = parts_for(data, sources, verb)
     return type(sources)._make(None if source is None else source.read(part) for source, part in parts)
 
 
-def _parts_for(data: AnnData | MuData, sources: Inputs, verb: str) -> list[tuple[Any, Any]]:
+def parts_for(data: AnnData | MuData, sources: Inputs, verb: str) -> list[tuple[Any, Any]]:
     """Each source with what it reads: the data, or of a MuData the table of its cells."""
     whole = list(sources)
     if not any(isinstance(source, OfModalities) for source in whole):

@@ -57,7 +57,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Category:
-    """One group per cell: an obs column, or several joined into one. Without keys all cells are alike.
+    """One group per cell: an obs column, or several joined into one. Without keys all cells are of the last group.
 
     `levels` are the groups in the order of their codes: pandas' order for a categorical column, sorted by value
     otherwise; groups that no cell has are left out.
@@ -84,14 +84,14 @@ class Category:
         """Return the code of each cell's group, int64 (n_obs,)."""
         known = _learned(self.levels, self)
         if not self.keys:
-            return np.zeros(data.n_obs, dtype=np.int64)
+            return np.full(data.n_obs, len(known) - 1, dtype=np.int64)
         codes, found = groups(data, self.keys)
         code_of = {level: code for code, level in enumerate(known)}
         unseen = [level for level in found if level not in code_of]
         if unseen:
             msg = (
                 f"{self.place} holds {listing(unseen, quoted=True)}, which the model has not seen. "
-                f"Known: {listing(known, limit=20)}. Fit again with these cells to add it."
+                f"Known: {listing(known, limit=20)}. Use tl.map_query to add it."
             )
             raise InputError(msg)
         return np.array([code_of[level] for level in found], dtype=np.int64)[codes]
@@ -261,6 +261,8 @@ KINDS: Mapping[str, type[Any]] = {
     for kind in (Counts, Category, Categories, Numbers, Positive, Share, ModalityCounts, Present, RowNumber)
 }
 
+OPTIONAL = {"absent", "is_absent"}  # of what is stored: said of the cells of a query alone
+
 
 def columns_of(source: object) -> tuple[str, ...]:
     """Return the columns of `obs` that a source reads."""
@@ -280,10 +282,11 @@ def source_from_dict(stored: object) -> Source:
         msg = f"A stored source is a dict whose 'kind' is one of {listing(KINDS)}."
         raise InputError(msg)
     names = {field.name for field in fields(kind)}
-    if set(stored) != names | {"kind"}:
-        msg = f"A stored {kind.__name__} holds {listing(sorted(names))}, not {listing(stored)}."
+    given = set(stored) - {"kind"}
+    if not names - OPTIONAL <= given <= names:
+        msg = f"A stored {kind.__name__} holds {listing(sorted(names - OPTIONAL))}, not {listing(stored)}."
         raise InputError(msg)
-    source: Source = kind(**{name: _part(stored[name]) for name in names})
+    source: Source = kind(**{name: _part(stored[name]) for name in given})
     return source
 
 

@@ -6,22 +6,26 @@ from scvi_pp.tl._denoise import denoise
 from scvi_pp.tl._differential_abundance import differential_abundance
 from scvi_pp.tl._differential_accessibility import differential_accessibility
 from scvi_pp.tl._differential_expression import differential_expression
+from scvi_pp.tl._map_query import map_query
 from scvi_pp.tl._multivi import multivi
 from scvi_pp.tl._peakvi import peakvi
 from scvi_pp.tl._poissonvi import poissonvi
 from scvi_pp.tl._posterior_predictive_check import posterior_predictive_check
 from scvi_pp.tl._scvi import scvi
 from scvi_pp.tl._simulate import simulate
+from scvi_pp.tl._transfer_labels import transfer_labels
 
 __all__ = [
     "denoise",
     "differential_abundance",
     "differential_accessibility",
     "differential_expression",
+    "map_query",
     "multivi",
     "peakvi",
     "poissonvi",
     "posterior_predictive_check",
     "scvi",
     "simulate",
+    "transfer_labels",
 ]

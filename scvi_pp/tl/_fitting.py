@@ -17,7 +17,7 @@ from scvi_pp._settings import settings
 from scvi_pp.tl._training import checked, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -47,6 +47,8 @@ class Call:
     save_model: bool | str | Path
     device: str | None
     training: Training
+    asked: str = ""  # the verb, if it is not that of the model
+    fewest_cells: int = 2
 
     def __post_init__(self) -> None:
         check = check_annotated if self.model in MULTIMODAL else check_anndata
@@ -57,12 +59,13 @@ class Call:
         checked(self.training, model=self.model)
         if self.denoise not in (None, True, False):
             raise InputError(f"denoise={self.denoise!r} must be True, False or None.")
-        if self.adata.n_obs < 2:
-            raise InputError(f"adata has {self.adata.n_obs} cells; {self.verb} needs at least 2.")
+        if self.adata.n_obs < self.fewest_cells:
+            msg = f"adata has {self.adata.n_obs} cells; {self.verb} needs at least {self.fewest_cells}."
+            raise InputError(msg)
 
     @property
     def verb(self) -> str:
-        return f"tl.{self.model}"
+        return self.asked or f"tl.{self.model}"
 
 
 def fit_and_write(
@@ -128,8 +131,14 @@ def trained(
     hyperparameters: Any,
     reading: Callable[[], Any],
     groups_of: Callable[[Any], np.ndarray] | None = None,
+    *,
+    make: Callable[[], Any] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Train the model on what `reading` returns; minibatches have their share of each of the groups of `groups_of`."""
+    """Train the model on what `reading` returns; minibatches have their share of each of the groups of `groups_of`.
+
+    `make` returns the network to train if it is no new one, and `given` what else a checkpoint must have begun with.
+    """
     from scvi_pp._backend import device as devices
     from scvi_pp._backend import models
     from scvi_pp._backend.checkpoint import digest
@@ -145,8 +154,8 @@ def trained(
         training = replace(training, groups=groups_of(arrays))
     with private_random(where, call.seed):
         cells = Cells(arrays, where)
-        network = models.named(call.model).build(hyperparameters).to(where)
-    facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type}
+        network = (models.named(call.model).build(hyperparameters) if make is None else make()).to(where)
+    facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type, **(given or {})}
     if training.checkpoint is not None:
         facts["data"] = digest(arrays)
     del arrays  # packed on the device by now: not to be held twice while training runs
@@ -154,6 +163,21 @@ def trained(
         return Trained(network, cells, fit(network, cells, training, facts=facts), where)
     except Diverged as error:
         raise TrainingError(_divergence(call, hyperparameters, error.rows)) from error
+
+
+def placed(call: Call, reading: Callable[[], Any], make: Callable[[], Any]) -> Trained:
+    """The cells that `reading` returns before a network that is trained already."""
+    from scvi_pp._backend import device as devices
+    from scvi_pp._backend.fit import Outcome
+    from scvi_pp._backend.streams import Cells
+
+    where = devices.choose(settings.device if call.device is None else call.device)
+    arrays = reading()
+    with devices.private_random(where, call.seed):
+        cells, network = Cells(arrays, where), make().to(where)
+        network.start_from(cells, None)
+    network.eval()
+    return Trained(network, cells, Outcome({}, 0, 0, float("nan"), "placed", 0.0), where)
 
 
 def record_of(
@@ -261,7 +285,7 @@ def _facts(call: Call, outcome: Outcome, where: Any) -> dict[str, Any]:
         "n_obs": call.adata.n_obs,
         "n_epochs": outcome.n_epochs,
         "best_epoch": outcome.best_epoch,
-        "elbo": float(outcome.best_elbo),
+        **({"elbo": float(outcome.best_elbo)} if outcome.n_epochs else {}),
         "ended": outcome.ended,
         "seconds": round(outcome.seconds, 3),
         "scvi_pp_version": __version__,
@@ -282,6 +306,9 @@ def _as_json(values: dict[str, Any]) -> dict[str, Any]:
 def report(call: Call, fitted: Trained, written: list[str]) -> None:
     """Say how the fit went, and what was written."""
     outcome, where = fitted.outcome, fitted.where
+    if not outcome.n_epochs:
+        _logging.info(f"{call.model}: {call.adata.n_obs:,} cells on {where}, no training. Added {', '.join(written)}.")
+        return
     held_out = "held-out ELBO" if "elbo_validation" in outcome.history else "ELBO"
     reason = {"budget": "", "converged": ", converged", "stopped": ", stopped by you", "diverged": ", diverged"}
     _logging.info(

@@ -36,9 +36,7 @@ def fit_and_write_multimodal(
     """
     from scvi_pp._backend.query import Posterior
 
-    fitted = trained(
-        call, hyperparameters, lambda: _read(call, mdata, sources), groups_of=lambda arrays: _kinds(arrays.present)
-    )
+    fitted = trained(call, hyperparameters, lambda: _read(call, mdata, sources), groups_of=kinds_of_cells)
     options = {"seed": call.seed, "n_trained_rows": fitted.n_rows}
     latent = Posterior(fitted.network, fitted.cells, **options).latent_mean()
     obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
@@ -83,8 +81,13 @@ def _read(call: Call, mdata: MuData, sources: Any) -> Any:
     return arrays
 
 
+def kinds_of_cells(arrays: Any) -> np.ndarray:
+    """Cells by what was measured in them, (cells,)."""
+    return _kinds(arrays.present)
+
+
 def _kinds(present: np.ndarray) -> np.ndarray:
-    """Cells by what was measured in them: a bit for each modality."""
+    """A bit for each modality."""
     codes: np.ndarray = present.astype(np.int64) @ (1 << np.arange(present.shape[1]))
     return codes
 

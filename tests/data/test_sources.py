@@ -96,8 +96,7 @@ def test_unseen_group_is_named_with_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         learned.read(other)
     assert str(caught.value) == (
-        "obs['batch'] holds 'donor9', which the model has not seen. Known: donor1, donor2. "
-        "Fit again with these cells to add it."
+        "obs['batch'] holds 'donor9', which the model has not seen. Known: donor1, donor2. Use tl.map_query to add it."
     )
 
 

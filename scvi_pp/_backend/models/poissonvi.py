@@ -110,6 +110,10 @@ class Network(nn.Module):
         """Begin where the data are: mean accessibility in the bias."""
         self.scvi.start_from(cells, rows)
 
+    def start_batches_from(self, cells: Cells, first: int) -> None:
+        """Take the prior of the library of batches that were added from their cells."""
+        self.scvi.start_batches_from(cells, first)
+
 
 def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
     """Hyperparameters as they were stored, in JSON's types."""

@@ -289,6 +289,16 @@ class Network(nn.Module):
             self.library_encoder.mean.bias.fill_(mean.mean())
             self.library_encoder.log_variance.bias.fill_(variance.mean().log())
 
+    @torch.no_grad()
+    def start_batches_from(self, cells: Cells, first: int) -> None:
+        """Take the prior of the library of batches that were added, from the `first` on, from all of their cells."""
+        n_batches = self.hyperparameters.n_batches
+        if self.hyperparameters.has_latent_library and first < n_batches:
+            rows = torch.arange(cells.n_cells, device=cells.index_device)
+            mean, variance = library_moments(cells, rows, n_batches)
+            self.get_buffer("library_mean")[first:] = mean[first:]
+            self.get_buffer("library_variance")[first:] = variance[first:]
+
 
 def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
     """Hyperparameters as they were stored, in JSON's types."""
