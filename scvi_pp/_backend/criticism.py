@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_matrix, vstack
 
 from scvi_pp._backend import noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from scipy.sparse import csr_matrix
 
     from scvi_pp._backend.query import Posterior
 
@@ -123,6 +122,16 @@ def _mean(summaries: list[Summary]) -> Summary:
     cv = np.where(defined, stacked.cv, 0).sum(0) / np.maximum(defined.sum(0), 1)
     cv[~defined.any(0)] = np.nan
     return Summary(stacked.mean.mean(0), stacked.variance.mean(0), stacked.zero_fraction.mean(0), cv)
+
+
+def whole_draws(posterior: Posterior, rows: npt.NDArray[np.int64], n_samples: int) -> list[csr_matrix]:
+    """Posterior predictive draws of these cells as sparse matrices, (cells, genes) each, within `posterior.asking()`."""
+    draw, block = predictive_draws(posterior, rows, n_samples), posterior.block_size(decoded=True, drawing=True)
+    parts: list[list[csr_matrix]] = [[] for _ in range(n_samples)]
+    for start in range(0, len(rows), block):
+        for part, drawn in zip(parts, draw(slice(start, min(start + block, len(rows)))), strict=True):
+            part.append(csr_matrix(drawn))
+    return [vstack(part, format="csr") for part in parts]
 
 
 def predictive_draws(

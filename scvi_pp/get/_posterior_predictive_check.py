@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from scvi_pp._data.read import check_annotated
-from scvi_pp._errors import InputError, MissingKeyError
+from scvi_pp._errors import InputError, MissingKeyError, listing
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-TABLES = ("summary", "genes", "cells")
+TABLES = ("summary", "genes", "cells", "coverage", "groups")
 
 
 def posterior_predictive_check(
     adata: AnnData | MuData,
-    what: Literal["summary", "genes", "cells"] = "summary",
+    what: Literal["summary", "genes", "cells", "coverage", "groups"] = "summary",
     *,
     key: str = "posterior_predictive_check",
 ) -> pd.DataFrame:
@@ -29,7 +29,8 @@ def posterior_predictive_check(
     adata
         The object that was checked.
     what
-        `"summary"`: a row for each model. `"genes"`, `"cells"`: a row for each gene (or region) or cell.
+        `"summary"`: a row for each model. `"genes"`, `"cells"`: a row for each gene (or region) or cell. `"coverage"`: a
+        row for each level of an interval. `"groups"`: a row for each group and model, if `groupby` was given.
     key
         Where in `.uns` the results are: the `key_added` of the check.
 
@@ -45,6 +46,17 @@ def posterior_predictive_check(
         Correlation over genes or cells, and mean absolute difference, of that statistic of draws and data.
     `variance_ratio`
         Median over genes of the variance of draws by that of the data: below 1 the model scatters too little.
+
+    `"coverage"`: the share of counts that lie in the central interval of their draws, by the level of the interval, a
+    column for each model. `"groups"`: `group`, `n_cells`, `model`, and how the group differs from all other cells, of
+    which expression is taken as log(1 + 10,000 x share):
+
+    `top_genes`
+        Share of the genes that rank highest in the data (at most 100, by Welch's t) that do so in draws.
+    `lfc_pearson`, `lfc_slope`, `lfc_mae`
+        Correlation over genes of the differences in draws and data, the slope of the former over the latter (below 1
+        where the model makes groups too alike, but also by the noise of what was measured: compare models by it), and
+        their mean absolute difference.
 
     Raises
     ------
@@ -63,9 +75,11 @@ def posterior_predictive_check(
     """
     check_annotated(adata, verb="get.posterior_predictive_check")
     if what not in TABLES:
-        raise InputError(f"what={what!r} is none of 'summary', 'genes' and 'cells'.")
+        raise InputError(f"what={what!r} is none of {listing(TABLES, quoted=True)}.")
     entry = adata.uns.get(key)
     table = entry.get(what) if isinstance(entry, dict) else None
+    if what == "groups" and isinstance(entry, dict) and "summary" in entry and table is None:
+        raise MissingKeyError(f"uns['{key}'] compares no groups. Call tl.posterior_predictive_check with groupby=.")
     if not isinstance(table, pd.DataFrame):
         raise MissingKeyError(f"uns has no check under '{key}'. Call tl.posterior_predictive_check first.")
     return table.copy()

@@ -138,16 +138,30 @@ def denoise(
     if mod_added is not None:
         names = model.named(None if asked["columns"] is None else np.unique(asked["columns"]))
         values = denoised_layer(model.posterior, pd.Index(names), model.features, **asked)
-        # what is imputed is no measurement of that type of features
-        var = target.mod[model.source.modality].var.loc[names].drop(columns="feature_types", errors="ignore")
+        var = _imputed_features(target, model.source.modality, names)
         add_modality(target, mod_added, AnnData(values, obs=pd.DataFrame(index=target.obs_names), var=var))
     elif isinstance(target, MuData):
+        _check_there(target, model.source.modality)
         values = denoised_of_modality(model.posterior, target, model.source, **asked)
         write_multimodal(target, obsm={}, uns={}, layers={model.source.modality: {layer: values}})
     else:
         values = denoised_layer(model.posterior, target.var_names, model.features, **asked)
         write(target, obsm={}, layers={layer: values}, uns={})
     return target if copy else None
+
+
+def _imputed_features(mdata: MuData, modality: str, names: list[str]) -> pd.DataFrame:
+    """The table of features of a modality, if a query has it; what is imputed is no measurement of their type."""
+    if modality not in mdata.mod:
+        return pd.DataFrame(index=names)
+    return mdata.mod[modality].var.loc[names].drop(columns="feature_types", errors="ignore")
+
+
+def _check_there(mdata: MuData, modality: str) -> None:
+    """Refuse a layer of a modality that the query does not have."""
+    if modality not in mdata.mod:
+        msg = f"mdata has no modality '{modality}', and so no place for its layer. mod_added='imputed' makes a new one."
+        raise InputError(msg)
 
 
 def _check_modality_added(target: AnnData | MuData, mod_added: str | None, key_added: str | None) -> None:

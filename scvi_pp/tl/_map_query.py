@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+import numpy as np
 import pandas as pd
 
 from scvi_pp import _docs, _logging
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
@@ -241,8 +241,10 @@ def _write(
     latent = Posterior(fitted.network, fitted.cells, seed=call.seed, n_trained_rows=n_trained).latent_mean()
     obsm_key, uns_key, _ = key_names(call.model, call.key_added)
     confidence = _confidence(call, known, sources, fitted, latent, stays=params["unfrozen"] == "new")
-    obs = {} if confidence is None else {f"{uns_key}_mapping_confidence": confidence}
-    index = call.adata.obs_names
+    column, index = f"{uns_key}_mapping_confidence", call.adata.obs_names
+    if confidence is None and column in call.adata.obs:  # of an earlier mapping
+        confidence = np.full(len(index), np.nan)
+    obs = {} if confidence is None else {column: confidence}
     write_to_cells(
         call.adata,
         obsm={obsm_key: latent},

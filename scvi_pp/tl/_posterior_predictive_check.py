@@ -9,8 +9,9 @@ import pandas as pd
 from mudata import MuData
 
 from scvi_pp import _docs, _logging
+from scvi_pp._data.columns import groups_of_column
 from scvi_pp._data.fitted import model_keys
-from scvi_pp._data.multiome import copied
+from scvi_pp._data.multiome import copied, observations
 from scvi_pp._data.read import check_annotated
 from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError, MissingKeyError
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
     from scvi_pp._backend.criticism import Comparison, Summary
     from scvi_pp._seed import Seed
 
 LEVELS = np.arange(1, 10) / 10  # of the intervals whose coverage makes the calibration error
 MEASURED = "measured"
+FEWEST_CELLS = 2  # of a group, and of the others
+MOST_DRAWS = 5  # of all cells, by which groups are compared
 
 
 @_docs.documented(MOD=_docs.MOD, RANDOM=_docs.RANDOM)
@@ -35,6 +39,7 @@ def posterior_predictive_check(
     adata: AnnData | MuData,
     keys: Sequence[str] | str | None = None,
     *,
+    groupby: str | None = None,
     mod: str | None = None,
     n_samples: int = 25,
     n_cells: int | None = 1000,
@@ -55,6 +60,9 @@ def posterior_predictive_check(
         The object the models were fitted to.
     keys
         Names of fitted models in `adata.uns`; all by default.
+    groupby
+        Column of `.obs` with groups, such as cell types: then it is also looked at whether these differ in the draws by
+        what they differ in the data.
     {MOD}
     n_samples
         Draws of the counts of each cell.
@@ -72,12 +80,13 @@ def posterior_predictive_check(
 
     `.uns['posterior_predictive_check' | key_added]` : :class:`dict`
         Tables, see :func:`~scvi_pp.get.posterior_predictive_check`: `'summary'`, a row for each model; `'genes'` and
-        `'cells'`, with the statistics of the measured counts and of each model's; `'params'`.
+        `'cells'`, with the statistics of the measured counts and of each model's; `'coverage'`; with `groupby`
+        `'groups'`; `'params'`.
 
     Raises
     ------
     MissingKeyError
-        A model is not there. The object is left as it was.
+        A model or a column is not there. The object is left as it was.
 
     Examples
     --------
@@ -89,8 +98,6 @@ def posterior_predictive_check(
     >>> svp.get.posterior_predictive_check(adata).index.to_list()
     ['scvi']
     """
-    from scvi_pp._backend.criticism import compare_with_draws, predictive_draws
-
     check_annotated(adata, verb="tl.posterior_predictive_check")
     if copy:
         adata = copied(adata)
@@ -100,31 +107,83 @@ def posterior_predictive_check(
     most = adata.n_obs if n_cells is None else checked_count("n_cells", n_cells)
     seed = seed_from(rng, random_state)
     names = _names(adata, keys)
+    groups = None if groupby is None else _groups(adata, groupby)
     order = np.random.default_rng(seed).permutation(adata.n_obs)
     found: dict[str, tuple[Comparison, list[str], pd.Index]] = {}
+    of_groups: list[pd.DataFrame] = []
     for name in names:
         model = open_model(adata, name, verb="tl.posterior_predictive_check", mod=mod, seed=seed, keep_arrays=True)
         counts, present = model.measured()
         rows = np.sort(order[present[order]][:most])
-        posterior = model.posterior
-        with posterior.asking():
-            comparison = compare_with_draws(
-                counts[rows],
-                predictive_draws(posterior, rows, draws),
-                block=posterior.block_size(decoded=True, drawing=True),
-                seed=seed,
-            )
-        found[name] = (comparison, list(model.features), adata.obs_names[rows])
-    entry = {
+        found[name] = (
+            _comparison(model.posterior, counts[rows], rows, draws, seed),
+            list(model.features),
+            adata.obs_names[rows],
+        )
+        if groups is not None:
+            of_groups.append(_agreement(model.posterior, counts[rows], rows, groups, draws).assign(model=name))
+    entry: dict[str, Any] = {
         "summary": pd.DataFrame({name: _summary(each[0]) for name, each in found.items()}).T,
         "genes": _table({name: (each[0].measured_genes, each[0].drawn_genes, each[1]) for name, each in found.items()}),
         "cells": _table({name: (each[0].measured_cells, each[0].drawn_cells, each[2]) for name, each in found.items()}),
+        "coverage": pd.DataFrame(
+            {name: [each[0].coverage(level) for level in LEVELS] for name, each in found.items()},
+            index=pd.Index([f"{level:.1f}" for level in LEVELS], name="level"),
+        ),
         "params": {"models": ", ".join(names), "n_samples": draws, "n_cells": min(most, adata.n_obs), "seed": seed},
     }
+    if groupby is not None:
+        entry["groups"] = pd.concat(of_groups, ignore_index=True)
+        entry["groups"].index = entry["groups"].index.astype(str)
+        entry["params"]["groupby"] = groupby
     write_to_cells(adata, uns={key_added: entry})
     errors = ", ".join(f"{name} {entry['summary'].loc[name, 'calibration_error']:.3f}" for name in names)
     _logging.info(f"tl.posterior_predictive_check: calibration error {errors}. Added uns['{key_added}'].")
     return adata if copy else None
+
+
+def _comparison(posterior: Any, counts: csr_matrix, rows: np.ndarray, n_draws: int, seed: int) -> Comparison:
+    """The counts of some cells against draws of them."""
+    from scvi_pp._backend.criticism import compare_with_draws, predictive_draws
+
+    block = posterior.block_size(decoded=True, drawing=True)
+    with posterior.asking():
+        return compare_with_draws(counts, predictive_draws(posterior, rows, n_draws), block=block, seed=seed)
+
+
+def _groups(adata: AnnData | MuData, groupby: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The group of every cell, and their names."""
+    table: Any = observations(adata, [groupby]) if isinstance(adata, MuData) else adata
+    codes, names = groups_of_column(table, groupby)
+    if len(names) < 2:
+        raise InputError(f"obs['{groupby}'] has one group, '{names[0]}': there is nothing it differs from.")
+    return codes, names
+
+
+def _agreement(
+    posterior: Any, counts: csr_matrix, rows: np.ndarray, groups: tuple[np.ndarray, tuple[str, ...]], n_draws: int
+) -> pd.DataFrame:
+    """Whether groups differ in the draws by what they differ in the data; a row for each group that has cells enough."""
+    from scvi_pp._backend.agreement import agreement, differences
+    from scvi_pp._backend.criticism import whole_draws
+
+    codes, names = groups[0][rows], np.array(groups[1])
+    n_cells = np.bincount(codes, minlength=len(names))
+    kept = np.flatnonzero((n_cells >= FEWEST_CELLS) & (len(codes) - n_cells >= FEWEST_CELLS))
+    measured = differences(counts, codes, len(names))
+    with posterior.asking():
+        drawn = [
+            differences(draw, codes, len(names)) for draw in whole_draws(posterior, rows, min(n_draws, MOST_DRAWS))
+        ]
+    found = agreement(measured, drawn)
+    columns = {
+        "top_genes": found.top_genes,
+        "lfc_pearson": found.pearson,
+        "lfc_slope": found.slope,
+        "lfc_mae": found.error,
+    }
+    table = pd.DataFrame({"group": names, "n_cells": n_cells, **columns})
+    return table.iloc[kept]
 
 
 def _names(adata: AnnData | MuData, keys: Sequence[str] | str | None) -> list[str]:

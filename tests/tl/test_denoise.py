@@ -173,7 +173,7 @@ def test_unseen_batch_of_new_cells_is_named_and_they_are_left_alone():
     new = cells(10)
     new.obs["batch"] = "donor9"
     before = contents(new)
-    with pytest.raises(InputError, match=r"'donor9', which the model has not seen.* Fit again"):
+    with pytest.raises(InputError, match=r"'donor9', which the model has not seen.* Use tl.map_query"):
         tl.denoise(fit("zinb"), adata_new=new)
     assert_same(contents(new), before)
 

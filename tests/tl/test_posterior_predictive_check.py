@@ -94,6 +94,46 @@ def test_every_kind_of_model_is_checked(name: str):
     assert get.posterior_predictive_check(adata)["calibration_error"].between(0, 0.5).all()
 
 
+def test_coverage_is_told_by_level():
+    adata = fitted()
+    tl.posterior_predictive_check(adata, **FEW)
+    table, summary = (get.posterior_predictive_check(adata, what) for what in ("coverage", "summary"))
+    assert list(table.index) == [f"0.{tenth}" for tenth in range(1, 10)] and list(table) == ["scvi", "poisson"]
+    np.testing.assert_allclose(table.loc["0.5"], summary["coverage_50"])
+    levels = np.arange(1, 10) / 10
+    np.testing.assert_allclose(table.sub(levels, axis=0).abs().mean(), summary["calibration_error"])
+
+
+def test_groups_differ_in_the_data_by_what_their_counts_say(tmp_path):
+    adata = fitted()
+    tl.posterior_predictive_check(adata, groupby="group", n_cells=None, **FEW)
+    table = get.posterior_predictive_check(adata, "groups")
+    assert list(table["group"]) == ["False", "True"] * 2 and list(table["model"]) == ["scvi"] * 2 + ["poisson"] * 2
+    assert table["n_cells"].tolist() == [int((~adata.obs["group"]).sum()), int(adata.obs["group"].sum())] * 2
+    assert table["top_genes"].between(0, 1).all() and table["lfc_pearson"].between(-1, 1).all()
+    # two groups mirror each other
+    assert table["lfc_mae"][0] == pytest.approx(table["lfc_mae"][1])
+    assert adata.uns["posterior_predictive_check"]["params"]["groupby"] == "group"
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    again = ad.read_h5ad(tmp_path / "cells.h5ad")
+    pd.testing.assert_frame_equal(get.posterior_predictive_check(again, "groups"), table, check_dtype=False)
+
+
+@pytest.mark.parametrize("name", ["normal", "some genes", "peakvi", "poissonvi"])
+def test_groups_are_compared_whatever_the_model(name: str):
+    adata = fit(name).copy()
+    tl.posterior_predictive_check(adata, groupby="type", **FEW)
+    table = get.posterior_predictive_check(adata, "groups")
+    assert np.isfinite(table[["top_genes", "lfc_pearson", "lfc_slope", "lfc_mae"]]).all().all()
+
+
+def test_groups_without_cells_enough_are_left_out():
+    adata = fitted()
+    adata.obs["group"] = ["alone", *("a" if i % 2 else "b" for i in range(99))]
+    tl.posterior_predictive_check(adata, "scvi", groupby="group", n_cells=None, **FEW)
+    assert get.posterior_predictive_check(adata, "groups")["group"].tolist() == ["a", "b"]
+
+
 def test_each_modality_of_a_mudata_by_the_cells_in_which_it_was_measured():
     mdata = svp.datasets.simulate_multiome(60, 20, n_regions=40, rna_only=0.2, atac_only=0.3)
     tl.multivi(mdata, denoise=False, **QUICK)
@@ -113,7 +153,10 @@ def test_what_cannot_be_is_refused():
         ({"n_samples": 0}, "n_samples=0"),
         ({"n_cells": 0}, "n_cells=0"),
         ({"key_added": "a/b"}, "cannot be a key"),
+        ({"groupby": "grop"}, "obs has no column 'grop'"),
+        ({"groupby": "one"}, r"obs\['one'\] has one group, 'all'"),
     ):
+        adata.obs["one"] = "all"
         before = set(adata.uns)
         with pytest.raises((InputError, MissingKeyError), match=message):
             tl.posterior_predictive_check(adata, **{**FEW, **options})
@@ -123,6 +166,8 @@ def test_what_cannot_be_is_refused():
     tl.posterior_predictive_check(adata, **FEW)
     with pytest.raises(InputError, match="what='gene' is none of"):
         get.posterior_predictive_check(adata, "gene")
+    with pytest.raises(MissingKeyError, match="compares no groups. Call .* with groupby="):
+        get.posterior_predictive_check(adata, "groups")
 
 
 @pytest.mark.slow
@@ -131,7 +176,7 @@ def test_overdispersed_counts_are_explained_by_a_negative_binomial_and_not_by_a_
     adata = svp.datasets.simulate_rna(1500, 200, dispersion=1.0, library_size=2000, rng=0)
     tl.scvi(adata, batch_key="batch", gene_likelihood="nb", denoise=False, key_added="nb")
     tl.scvi(adata, batch_key="batch", gene_likelihood="poisson", denoise=False, key_added="poisson")
-    tl.posterior_predictive_check(adata)
+    tl.posterior_predictive_check(adata, groupby="cell_type")
     summary = get.posterior_predictive_check(adata)
     assert summary.loc["nb", "calibration_error"] < 0.02
     assert summary.loc["poisson", "calibration_error"] > 2 * summary.loc["nb", "calibration_error"]
@@ -139,4 +184,8 @@ def test_overdispersed_counts_are_explained_by_a_negative_binomial_and_not_by_a_
     for level in (50, 90):  # measured: 0.51 and 0.91
         assert summary.loc["nb", f"coverage_{level}"] == pytest.approx(level / 100, abs=0.02)
     assert 0.8 < summary.loc["nb", "variance_ratio"] < 1.2
+    groups = get.posterior_predictive_check(adata, "groups")
+    of_nb = groups[groups["model"] == "nb"]
+    assert (of_nb["lfc_pearson"] > 0.8).all()
+    assert of_nb["lfc_slope"].between(0.65, 1.1).all()  # measured: 0.73 to 0.90, below 1 by the noise of the counts too
     assert summary.loc["poisson", "variance_ratio"] < summary.loc["nb", "variance_ratio"]
