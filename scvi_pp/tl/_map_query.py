@@ -144,6 +144,8 @@ def map_query(
     if key_added is not None:
         check_key(key_added)
     seed = seed_from(rng, random_state)
+    if query is reference:
+        raise InputError("query and reference are the same object: its model would be replaced. Its cells are mapped.")
     known = open_reference(reference, key)
     call = Call(
         copied(query) if copy else query,

@@ -58,7 +58,7 @@ def test_the_reference_keeps_its_places_and_values_to_the_last_bit(name: str):
     np.testing.assert_array_equal(query.obsm[f"X_{key}"], get.latent(query))
 
 
-@pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])
+@pytest.mark.parametrize("name", ["zinb", "covariates", "latent library", "peakvi", "poissonvi"])
 def test_without_training_cells_of_known_groups_are_where_the_model_says(name: str):
     reference, query, key = fit(name), like(name, 30, seed=2), model_of(name)
     tl.map_query(query, reference, max_epochs=0)
@@ -300,6 +300,24 @@ def test_a_query_that_cannot_be_read_is_left_alone(change: Any, error: type[Exce
     with pytest.raises(error, match=message):
         tl.map_query(query, fit("zinb"))
     assert_same(contents(query), before)
+
+
+def test_a_reference_is_not_mapped_onto_itself():
+    reference = fit("zinb").copy()
+    before = contents(reference)
+    with pytest.raises(InputError, match="query and reference are the same object"):
+        tl.map_query(reference, reference)
+    assert_same(contents(reference), before)
+
+
+def test_a_view_becomes_an_object():
+    cells = query_for("zinb")
+    before = contents(cells)
+    query = cells[10:30]
+    tl.map_query(query, fit("zinb"), max_epochs=0)
+    assert not query.is_view and query.obsm["X_scvi"].shape == (20, QUICK["n_latent"])
+    assert_same(contents(cells), before)
+    assert get.model_info(query)["model"] == "scvi"
 
 
 def test_a_damaged_reference_is_refused():

@@ -112,7 +112,7 @@ def test_groups_differ_in_the_data_by_what_their_counts_say(tmp_path):
     assert table["n_cells"].tolist() == [int((~adata.obs["group"]).sum()), int(adata.obs["group"].sum())] * 2
     assert table["top_genes"].between(0, 1).all() and table["lfc_pearson"].between(-1, 1).all()
     # two groups mirror each other
-    assert table["lfc_mae"][0] == pytest.approx(table["lfc_mae"][1])
+    assert table["lfc_mae"].iloc[0] == pytest.approx(table["lfc_mae"].iloc[1])
     assert adata.uns["posterior_predictive_check"]["params"]["groupby"] == "group"
     adata.write_h5ad(tmp_path / "cells.h5ad")
     again = ad.read_h5ad(tmp_path / "cells.h5ad")
