@@ -63,6 +63,7 @@ class Verb:
     data: Callable[..., ad.AnnData] = small_counts  # (n_obs, n_vars, seed): counts in X, obs["batch"] with b0 and b1
     quick: Mapping[str, Any] = field(default_factory=dict)
     writes_denoised: bool = True
+    writes_loadings: bool = False
     features: str = "genes"  # what the model calls the columns of its data
     refuses_nothing_but_zeros: bool = False
 
@@ -85,12 +86,14 @@ class Verb:
         """The places that the docstring lists."""
         stem = key_added or self.name
         places = {f"obsm[{key_added or f'X_{stem}'}]", f"uns[{stem}]"}
+        places |= {f"varm[{stem}_loadings]"} if self.writes_loadings else set()
         return places | ({f"layers[{stem}_denoised]"} if self.writes_denoised else set())
 
 
 QUICK = {"max_epochs": 1, "n_latent": 2, "n_hidden": 4, "device": "cpu"}
 VERBS = [
     Verb(svp.tl.scvi, quick=QUICK),
+    Verb(svp.tl.linear_scvi, quick=QUICK, writes_loadings=True),
     Verb(svp.tl.peakvi, small_fragments, QUICK, features="regions", refuses_nothing_but_zeros=True),
     Verb(svp.tl.poissonvi, small_fragments, QUICK, features="regions", refuses_nothing_but_zeros=True),
 ]

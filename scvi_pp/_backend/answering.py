@@ -42,6 +42,13 @@ class Explaining(Protocol):
 
 
 @runtime_checkable
+class Loaded(Protocol):
+    """A network whose latent dimensions have loadings."""
+
+    def loadings(self) -> Tensor: ...
+
+
+@runtime_checkable
 class Regional(Protocol):
     """What a network of chromatin can do besides."""
 

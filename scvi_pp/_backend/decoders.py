@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 # of which the logits are held at once when only their sum is wanted
 GENES_AT_A_TIME = 1024
+# few counts are lost beyond what a negative binomial explains (Svensson, Nature Biotechnology 2020)
+INITIAL_DROPOUT_LOGIT = -2.0
+# of what a layer usually starts with: loadings at random are noise that has to be unlearned (docs/benchmarks.md)
+INITIAL_LOADING = 0.1
 
 
 class Expression(NamedTuple):
@@ -82,17 +86,16 @@ class ExpressionDecoder(nn.Module):
         The shares of some genes are exact: all genes count for what they add up to, a block of genes at a time. Without
         the bias, what all cells have in common is left out.
         """
-        h = self.body(z, codes)
-        weight, bias = self.scale.weight, self.scale.bias if biased else torch.zeros_like(self.scale.bias)
-        if columns is None:
-            logits = F.linear(h, weight, bias)
-            return torch.softmax(logits, dim=1) if self.sums_to_one else F.softplus(logits)
-        logits = F.linear(h, weight[columns], bias[columns])
-        if not self.sums_to_one:
-            return F.softplus(logits)
-        blocks = zip(weight.split(GENES_AT_A_TIME), bias.split(GENES_AT_A_TIME), strict=True)
-        sums = [F.linear(h, some_weight, some_bias).logsumexp(1, keepdim=True) for some_weight, some_bias in blocks]
-        return (logits - torch.cat(sums, dim=1).logsumexp(1, keepdim=True)).exp()
+        bias = self.scale.bias if biased else torch.zeros_like(self.scale.bias)
+        return _expression(self.body(z, codes), self.scale.weight, bias, columns, sums_to_one=self.sums_to_one)
+
+    def start_from(self, share: Tensor, log_spread: Tensor) -> None:
+        """Begin at the mean share of each gene, and at its dispersion where that is learned by cell."""
+        self.scale.bias.copy_(share.log() if self.sums_to_one else inverse_softplus(share))
+        if self.log_dispersion is not None:
+            self.log_dispersion.bias.copy_(log_spread)
+        if self.dropout_logits is not None:
+            self.dropout_logits.bias.fill_(INITIAL_DROPOUT_LOGIT)
 
     def heads(self) -> Heads:
         """The weights of the last layer, for a likelihood that takes it along."""
@@ -103,6 +106,86 @@ class ExpressionDecoder(nn.Module):
     def _log_scale(self, h: Tensor) -> Tensor:
         logits = self.scale(h)
         return torch.log_softmax(logits, dim=1) if self.sums_to_one else log_softplus(logits)
+
+
+class LinearDecoder(nn.Module):
+    """Latent position and covariates -> shares of expression by one linear map, whose columns can be read.
+
+    A level of a category shifts the logits of all genes. In effect the map sees a one-hot code, and that is how its last layer
+    is handed to a likelihood: `body` makes the code, and `heads` has the weights for it.
+    """
+
+    log_dispersion: None = None  # of a cell there is none
+
+    def __init__(
+        self, n_in: int, n_genes: int, *, n_levels: tuple[int, ...], sums_to_one: bool, has_dropout: bool
+    ) -> None:
+        super().__init__()
+        self.sums_to_one, self.n_levels = sums_to_one, n_levels
+        self.scale = ConditionalLinear(n_in, n_genes, n_levels)
+        self.dropout_logits = ConditionalLinear(n_in, n_genes, n_levels) if has_dropout else None
+        with torch.no_grad():
+            self.scale.linear.weight.mul_(INITIAL_LOADING)
+
+    def body(self, z: Tensor, codes: Tensor | None = None) -> Tensor:
+        """z (cells, n_in), codes (cells, n_categories) -> (cells, n_in + levels)."""
+        if codes is None:
+            return z
+        one_hot = [F.one_hot(codes[:, column], self.n_levels[column]) for column in self.scale.informative]
+        return torch.cat([z, *one_hot], dim=1) if one_hot else z
+
+    def forward(self, z: Tensor, codes: Tensor | None = None) -> Expression:
+        """z (cells, n_in), codes (cells, n_categories)."""
+        dropout = None if self.dropout_logits is None else self.dropout_logits(z, codes)
+        return Expression(self.log_scale(z, codes), None, dropout)
+
+    def log_scale(self, z: Tensor, codes: Tensor | None = None) -> Tensor:
+        """The first head alone, (cells, genes)."""
+        logits = self.scale(z, codes)
+        return torch.log_softmax(logits, dim=1) if self.sums_to_one else log_softplus(logits)
+
+    def expression(
+        self, z: Tensor, codes: Tensor | None = None, columns: Tensor | None = None, *, biased: bool = True
+    ) -> Tensor:
+        """The exponential of `log_scale`, (cells, genes), or of some genes alone, (cells, columns)."""
+        weight, bias = _of_codes(self.scale)
+        bias = bias if biased else torch.zeros_like(bias)
+        return _expression(self.body(z, codes), weight, bias, columns, sums_to_one=self.sums_to_one)
+
+    def start_from(self, share: Tensor, log_spread: Tensor) -> None:
+        """Begin at the mean share of each gene."""
+        self.scale.linear.bias.copy_(share.log() if self.sums_to_one else inverse_softplus(share))
+        if self.dropout_logits is not None:
+            self.dropout_logits.linear.bias.fill_(INITIAL_DROPOUT_LOGIT)
+
+    def heads(self) -> Heads:
+        """The weights of the last layer, for a likelihood that takes it along."""
+        more = () if self.dropout_logits is None else _of_codes(self.dropout_logits)
+        return Heads(*_of_codes(self.scale), *more)
+
+    def loadings(self, n_latent: int) -> Tensor:
+        """By how much a step along each dimension raises the logit of each gene above the mean gene's, (genes, n_latent)."""
+        weight = self.scale.linear.weight[:, :n_latent]
+        return weight - weight.mean(0)
+
+
+def _of_codes(head: ConditionalLinear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a conditional map as one of codes: (genes, n_in + levels), (genes,)."""
+    tables = [table.t() for table in head.tables()]
+    return torch.cat([head.linear.weight, *tables], dim=1), head.linear.bias
+
+
+def _expression(h: Tensor, weight: Tensor, bias: Tensor, columns: Tensor | None, *, sums_to_one: bool) -> Tensor:
+    """The last layer, (cells, genes), or of some genes alone (cells, columns)."""
+    if columns is None:
+        logits = F.linear(h, weight, bias)
+        return torch.softmax(logits, dim=1) if sums_to_one else F.softplus(logits)
+    logits = F.linear(h, weight[columns], bias[columns])
+    if not sums_to_one:
+        return F.softplus(logits)
+    blocks = zip(weight.split(GENES_AT_A_TIME), bias.split(GENES_AT_A_TIME), strict=True)
+    sums = [F.linear(h, some_weight, some_bias).logsumexp(1, keepdim=True) for some_weight, some_bias in blocks]
+    return (logits - torch.cat(sums, dim=1).logsumexp(1, keepdim=True)).exp()
 
 
 class AccessibilityDecoder(nn.Module):

@@ -52,6 +52,10 @@ class ConditionalLinear(nn.Module):
                 out = out + shift(codes[:, column])
         return out
 
+    def tables(self) -> list[Tensor]:
+        """The shifts of each category that says something, (levels, n_out) each."""
+        return [shift.weight for shift in self.shifts]  # type: ignore[misc]
+
     def _product(self, x: Tensor | SparseRows, more: Tensor | None) -> Tensor:
         weight, bias = self.linear.weight, self.linear.bias
         if isinstance(x, SparseRows):

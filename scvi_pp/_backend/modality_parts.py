@@ -19,14 +19,12 @@ from scvi_pp._backend.decoders import (
     DispersionTable,
     ExpressionDecoder,
     ProteinDecoder,
-    inverse_softplus,
 )
 from scvi_pp._backend.encoders import GaussianEncoder, ScalarEncoder
 from scvi_pp._backend.kernels import bernoulli_heads, softmax_heads
 from scvi_pp._backend.likelihoods import Bernoulli, NegativeBinomialMixture, likelihood_of_counts
 from scvi_pp._backend.measured import log_of_measured, measured_in, of_measured, of_modality, rows_of
 from scvi_pp._backend.models.peakvi import OPEN_RANGE, log_to_logit
-from scvi_pp._backend.models.scvi import INITIAL_DROPOUT_LOGIT
 from scvi_pp._backend.moments import expression_moments, library_moments, log_moments, open_share
 
 if TYPE_CHECKING:
@@ -171,14 +169,9 @@ class ExpressionPart(nn.Module):
         of_genes = of_modality(cells, "expression")
         moments = expression_moments(of_genes, rows)
         spread = moments.dispersion.log()
-        bias = inverse_softplus(moments.share) if self.has_size_factor else moments.share.log()
-        self.decoder.scale.bias.copy_(bias)
+        self.decoder.start_from(moments.share, spread)
         if self.dispersion is not None:
             self.dispersion.log_dispersion.copy_(spread.expand_as(self.dispersion.log_dispersion))
-        if self.decoder.log_dispersion is not None:
-            self.decoder.log_dispersion.bias.copy_(spread)
-        if self.decoder.dropout_logits is not None:
-            self.decoder.dropout_logits.bias.fill_(INITIAL_DROPOUT_LOGIT)
         if self.library is not None:
             self.library.number.bias.copy_(library_moments(of_genes, rows, 1)[0])
 

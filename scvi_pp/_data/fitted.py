@@ -116,8 +116,10 @@ def model_keys(uns: Mapping[str, Any]) -> list[str]:
     return [name for name in _ours(uns) if "model" in uns[name]]
 
 
-def model_key(uns: Mapping[str, Any], key: str | None) -> str:
+def model_key(uns: Mapping[str, Any], key: str | None, *, model: str | None = None) -> str:
     """Return the name of the model that is meant: the one given, or that of the only model there is.
+
+    With `model` the only one of that kind, if there is just one.
 
     Raises
     ------
@@ -129,6 +131,9 @@ def model_key(uns: Mapping[str, Any], key: str | None) -> str:
     if key is not None:
         return key
     ours = _ours(uns)
+    if model is not None:
+        of_kind = [name for name in ours if uns[name].get("params", {}).get("model") == model]
+        ours = of_kind if len(of_kind) == 1 else ours
     if not ours:
         msg = "uns holds no fitted model: fit one (tl.scvi, ...). A concat drops uns unless uns_merge is given."
         raise MissingKeyError(msg)

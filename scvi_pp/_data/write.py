@@ -73,17 +73,18 @@ def write(
     layers: Mapping[str, Any],
     uns: Mapping[str, Any],
     obs: Mapping[str, Any] | None = None,
+    varm: Mapping[str, Any] | None = None,
 ) -> None:
     """Write all of these entries, or leave the object as it was if anything fails or is interrupted.
 
     A view becomes an object of its own first, as scanpy does it.
     """
-    obs = {} if obs is None else obs
+    obs, varm = obs or {}, varm or {}
     check_writable(adata)
-    _check(adata, obsm, layers, uns, obs)
+    _check(adata, obsm, layers, uns, obs, varm)
     if adata.is_view:
         adata._init_as_actual(adata.copy())  # assigning to a view would warn about just this
-    _put([(adata.obsm, obsm), (adata.layers, layers), (adata.uns, uns), (adata.obs, obs)])
+    _put([(adata.obsm, obsm), (adata.varm, varm), (adata.layers, layers), (adata.uns, uns), (adata.obs, obs)])
 
 
 def write_multimodal(
@@ -106,7 +107,7 @@ def write_multimodal(
         check_key(key, argument="key")
     parts: list[Part] = [(mdata.obsm, obsm), (mdata.uns, uns), (mdata.obs, obs)]
     for name, entries in layers.items():
-        _check(mdata.mod[name], {}, entries, {}, {})
+        _check(mdata.mod[name], {}, entries, {}, {}, {})
         parts.append((mdata.mod[name].layers, entries))
     _put(parts)
 
@@ -180,22 +181,25 @@ def _check(
     layers: Mapping[str, Any],
     uns: Mapping[str, Any],
     obs: Mapping[str, Any],
+    varm: Mapping[str, Any],
 ) -> None:
     """Find what AnnData would refuse before anything is written."""
-    for entries in (obsm, layers, uns, obs):
+    for entries in (obsm, layers, uns, obs, varm):
         for key in entries:
             check_key(key, argument="key")
-    for place, entries in (("obsm", obsm), ("layers", layers), ("obs", obs)):
+    for place, entries in (("obsm", obsm), ("layers", layers), ("obs", obs), ("varm", varm)):
         for key, value in entries.items():
             _check_shape(f"{place}['{key}']", place, np.shape(value), adata)
-            if isinstance(value, pd.Series | pd.DataFrame) and not value.index.equals(adata.obs_names):
-                msg = f"{place}['{key}'] has an index that is not obs_names. Nothing was written."
+            index, name = (adata.var_names, "var_names") if place == "varm" else (adata.obs_names, "obs_names")
+            if isinstance(value, pd.Series | pd.DataFrame) and not value.index.equals(index):
+                msg = f"{place}['{key}'] has an index that is not {name}. Nothing was written."
                 raise InputError(msg)
 
 
 def _check_shape(where: str, place: str, shape: tuple[int, ...], adata: AnnData) -> None:
     fits = {
         "obsm": len(shape) >= 2 and shape[0] == adata.n_obs,
+        "varm": len(shape) >= 2 and shape[0] == adata.n_vars,
         "layers": shape == adata.shape,
         "obs": shape == (adata.n_obs,),
     }

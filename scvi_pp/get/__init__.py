@@ -12,6 +12,7 @@ from scvi_pp.get._history import history
 from scvi_pp.get._latent import latent
 from scvi_pp.get._library_size import library_size
 from scvi_pp.get._likelihood_parameters import likelihood_parameters
+from scvi_pp.get._loadings import loadings
 from scvi_pp.get._marginal_log_likelihood import marginal_log_likelihood
 from scvi_pp.get._model_info import model_info
 from scvi_pp.get._posterior_predictive_check import posterior_predictive_check
@@ -30,6 +31,7 @@ __all__ = [
     "latent",
     "library_size",
     "likelihood_parameters",
+    "loadings",
     "marginal_log_likelihood",
     "model_info",
     "posterior_predictive_check",

@@ -59,7 +59,7 @@ def abundance(
     >>> import scvi_pp as svp
     >>> svp.settings.verbosity = 0
     >>> adata = svp.datasets.simulate_rna(200, 50, n_batches=4)
-    >>> adata.obs["condition"] = adata.obs["batch"].isin(["batch0", "batch1"]).map({True: "early", False: "late"})
+    >>> adata.obs["condition"] = adata.obs["batch"].isin(["batch1", "batch2"]).map({True: "early", False: "late"})
     >>> svp.tl.scvi(adata, max_epochs=1, denoise=False)
     >>> svp.tl.differential_abundance(adata, "batch", condition_key="condition")
     >>> svp.pl.abundance(adata, "scvi", show=False).get_title()

@@ -6,6 +6,7 @@ from scvi_pp.tl._denoise import denoise
 from scvi_pp.tl._differential_abundance import differential_abundance
 from scvi_pp.tl._differential_accessibility import differential_accessibility
 from scvi_pp.tl._differential_expression import differential_expression
+from scvi_pp.tl._linear_scvi import linear_scvi
 from scvi_pp.tl._map_query import map_query
 from scvi_pp.tl._multivi import multivi
 from scvi_pp.tl._peakvi import peakvi
@@ -20,6 +21,7 @@ __all__ = [
     "differential_abundance",
     "differential_accessibility",
     "differential_expression",
+    "linear_scvi",
     "map_query",
     "multivi",
     "peakvi",

@@ -82,6 +82,7 @@ def fit_and_write(
     `look` is shown the counts and their place before training, to refuse them or to remark on them. `sparse_layer` are
     the arguments by which tl.denoise makes a layer that is not dense, if that makes sense for the model.
     """
+    from scvi_pp._backend.answering import Loaded
     from scvi_pp._backend.query import Posterior
 
     kind = kind_of_features(asdict(hyperparameters))
@@ -104,10 +105,15 @@ def fit_and_write(
         lambda: denoised_layer(posterior, call.adata.var_names, sources.counts.var_names),
         way=f"Get it with tl.denoise(adata, key={uns_key!r}{more}), or some {kind} with get.denoised(adata, {kind}=...).",
     )
+    varm = {}
+    if isinstance(fitted.network, Loaded):
+        names = call.adata.var_names.get_indexer(list(sources.counts.var_names))
+        varm[f"{uns_key}_loadings"] = loadings = np.full((call.adata.n_vars, posterior.n_latent), np.nan, np.float32)
+        loadings[names] = fitted.network.loadings().detach().cpu().numpy()
     record = record_of(call, sources, hyperparameters, params, fitted)
-    write(call.adata, obsm={obsm_key: posterior.latent_mean()}, layers=layers, uns={uns_key: record})
-    places = [f"obsm['{obsm_key}']", *(f"layers['{key}']" for key in layers), f"uns['{uns_key}']"]
-    report(call, fitted, places)
+    write(call.adata, obsm={obsm_key: posterior.latent_mean()}, layers=layers, uns={uns_key: record}, varm=varm)
+    written = {"obsm": [obsm_key], "varm": varm, "layers": layers, "uns": [uns_key]}
+    report(call, fitted, [f"{place}['{key}']" for place, keys in written.items() for key in keys])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
+from scvi_pp import _logging
 from scvi_pp._errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ def check_flags(given: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if not isinstance(given[name], bool):
             raise InputError(f"{name}={given[name]!r} must be True or False.")
+
+
+def check_labels_key(dispersion: str, labels_key: str | None) -> None:
+    """Refuse a dispersion by label without labels; remark on labels that nothing uses."""
+    if dispersion == "gene-label" and labels_key is None:
+        raise InputError("dispersion='gene-label' needs labels_key, the obs column with the labels.")
+    if dispersion != "gene-label" and labels_key is not None:
+        _logging.warning("labels_key is used by dispersion='gene-label' alone; here it has no effect.")
 
 
 def check_rate(given: Mapping[str, Any], name: str) -> None:

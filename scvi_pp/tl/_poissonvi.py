@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from scvi_pp import _docs
 from scvi_pp._data.columns import as_keys
-from scvi_pp._data.counts import Counts
-from scvi_pp._data.read import learn
-from scvi_pp._data.sources import Categories, Category, Numbers, Positive
 from scvi_pp._seed import seed_from
 from scvi_pp.tl import _chromatin
 from scvi_pp.tl._fitting import Call, fit_and_write
+from scvi_pp.tl._inputs_of_counts import inputs_of_counts, sizes_of
 from scvi_pp.tl._options import (
     BatchRepresentation,
     LatentDistribution,
@@ -182,7 +180,7 @@ def poissonvi(
     call = Call(adata, "poissonvi", seed, key_added, denoise, save_model, device, training)
     if copy:
         call = replace(call, adata=adata.copy())
-    sources, hyperparameters = _declare(call.adata, options, **keys)
+    sources, hyperparameters = _declare(call.adata, options, keys)
     options |= {"n_hidden": hyperparameters.n_hidden, "n_latent": hyperparameters.n_latent}
     fit_and_write(
         call,
@@ -204,40 +202,11 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, **{name: int(options[name]) for name in SIZES}, "dropout_rate": float(options["dropout_rate"])}
 
 
-def _declare(
-    adata: AnnData,
-    options: dict[str, Any],
-    *,
-    layer: str | None,
-    batch_key: tuple[str, ...],
-    size_factor_key: str | None,
-    categorical_covariate_keys: tuple[str, ...],
-    continuous_covariate_keys: tuple[str, ...],
-    mask_var: str | None,
-) -> tuple[Any, Any]:
+def _declare(adata: AnnData, options: dict[str, Any], keys: dict[str, Any]) -> tuple[Any, Any]:
     """What the model reads, learned from these cells, and the network that follows from it."""
-    from scvi_pp._backend.models.poissonvi import Hyperparameters, Inputs
+    from scvi_pp._backend.models.poissonvi import Hyperparameters
 
-    sources: Any = learn(
-        adata,
-        Inputs(
-            counts=Counts(layer, mask_var),
-            batch=Category(batch_key),
-            labels=Category(()),  # there is no dispersion for which they would count
-            categories=Categories(categorical_covariate_keys),
-            numbers=Numbers(continuous_covariate_keys),
-            size_factor=Positive(size_factor_key),
-        ),
-        verb="tl.poissonvi",
-    )
+    sources = inputs_of_counts(adata, keys, verb="tl.poissonvi")
     n_regions = len(sources.counts.var_names)
     widths = _chromatin.widths(n_regions, n_hidden=options["n_hidden"], n_latent=options["n_latent"])
-    hyperparameters = Hyperparameters(
-        n_regions=n_regions,
-        n_batches=len(sources.batch.levels),
-        n_levels=tuple(map(len, sources.categories.levels)),
-        n_numbers=len(continuous_covariate_keys),
-        has_size_factor=size_factor_key is not None,
-        **{**options, **widths},
-    )
-    return sources, hyperparameters
+    return sources, Hyperparameters(n_regions=n_regions, **sizes_of(sources), **{**options, **widths})

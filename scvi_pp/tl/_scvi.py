@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from scvi_pp import _docs, _logging
+from scvi_pp import _docs
 from scvi_pp._data.columns import as_keys
-from scvi_pp._data.counts import Counts
-from scvi_pp._data.read import learn
-from scvi_pp._data.sources import Categories, Category, Numbers, Positive
 from scvi_pp._errors import InputError
 from scvi_pp._seed import seed_from
 from scvi_pp.tl._fitting import Call, fit_and_write
+from scvi_pp.tl._inputs_of_counts import inputs_of_counts, sizes_of
 from scvi_pp.tl._options import (
     BatchRepresentation,
     LatentDistribution,
     Where,
     check_choices,
     check_flags,
+    check_labels_key,
     check_names,
     check_rate,
     check_sizes,
@@ -209,7 +208,7 @@ def scvi(
     call = Call(adata, "scvi", seed, key_added, denoise, save_model, device, training)
     if copy:
         call = replace(call, adata=adata.copy())
-    sources, hyperparameters = _declare(call.adata, options, **keys)
+    sources, hyperparameters = _declare(call.adata, options, keys)
     fit_and_write(call, sources, hyperparameters, {**keys, **options}, look=_refuse_negative_values)
     return call.adata if copy else None
 
@@ -220,51 +219,19 @@ def _checked(options: dict[str, Any], labels_key: str | None) -> dict[str, Any]:
     check_sizes(options, *SIZES)
     check_flags(options, "use_observed_lib_size", "encode_covariates", "deeply_inject_covariates")
     check_rate(options, "dropout_rate")
-    if options["dispersion"] == "gene-label" and labels_key is None:
-        raise InputError("dispersion='gene-label' needs labels_key, the obs column with the labels.")
-    if options["dispersion"] != "gene-label" and labels_key is not None:
-        _logging.warning("labels_key is used by dispersion='gene-label' alone; here it has no effect.")
+    check_labels_key(options["dispersion"], labels_key)
     return {**options, **{name: int(options[name]) for name in SIZES}, "dropout_rate": float(options["dropout_rate"])}
 
 
-def _declare(
-    adata: AnnData,
-    options: dict[str, Any],
-    *,
-    layer: str | None,
-    batch_key: tuple[str, ...],
-    labels_key: str | None,
-    size_factor_key: str | None,
-    categorical_covariate_keys: tuple[str, ...],
-    continuous_covariate_keys: tuple[str, ...],
-    mask_var: str | None,
-) -> tuple[Any, Any]:
+def _declare(adata: AnnData, options: dict[str, Any], keys: dict[str, Any]) -> tuple[Any, Any]:
     """What the model reads, learned from these cells, and the network that follows from it."""
-    from scvi_pp._backend.models.scvi import Hyperparameters, Inputs
+    from scvi_pp._backend.models.scvi import Hyperparameters
 
+    labels_key, integers = keys["labels_key"], options["gene_likelihood"] != "normal"
     labels = (labels_key,) if labels_key is not None and options["dispersion"] == "gene-label" else ()
-    sources: Any = learn(
-        adata,
-        Inputs(
-            counts=Counts(layer, mask_var, integers=options["gene_likelihood"] != "normal"),
-            batch=Category(batch_key),
-            labels=Category(labels),
-            categories=Categories(categorical_covariate_keys),
-            numbers=Numbers(continuous_covariate_keys),
-            size_factor=Positive(size_factor_key),
-        ),
-        verb="tl.scvi",
-    )
-    hyperparameters = Hyperparameters(
-        n_genes=len(sources.counts.var_names),
-        n_batches=len(sources.batch.levels),
-        n_labels=len(sources.labels.levels),
-        n_levels=tuple(map(len, sources.categories.levels)),
-        n_numbers=len(continuous_covariate_keys),
-        has_size_factor=size_factor_key is not None,
-        **options,
-    )
-    return sources, hyperparameters
+    sources = inputs_of_counts(adata, keys, verb="tl.scvi", labels=labels, integers=integers)
+    n_genes, n_labels = len(sources.counts.var_names), len(sources.labels.levels)
+    return sources, Hyperparameters(n_genes=n_genes, n_labels=n_labels, **sizes_of(sources), **options)
 
 
 def _refuse_negative_values(counts: csr_matrix, place: str) -> None:

@@ -97,7 +97,7 @@ def transfer_labels(
     >>> svp.tl.map_query(query, reference, max_epochs=0)
     >>> svp.tl.transfer_labels(query, reference, labels_key="cell_type")
     >>> query.obs["cell_type_transferred"].cat.categories.tolist()[:2]
-    ['type0', 'type1']
+    ['type1', 'type2']
     """
     check_annotated(query, verb="tl.transfer_labels")
     if copy:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch.distributions import Normal
 
 from scvi_pp._backend.fit import Plan
-from scvi_pp._backend.models import peakvi, poissonvi
+from scvi_pp._backend.models import linear_scvi, peakvi, poissonvi
 from scvi_pp._backend.models.scvi import Hyperparameters, Inputs, Network, build
 from scvi_pp._backend.streams import Cells
 
@@ -63,6 +63,12 @@ def network(inputs: Inputs[Any], *, seed: int = 0, **options: Any) -> Network:
     """An untrained scVI of the right shape; the global random state is left alone."""
     shape = Hyperparameters(n_genes=inputs.counts.shape[1], n_labels=2, **_shape(inputs))
     return _built(build, replace(shape, **options), seed)
+
+
+def linear_network(inputs: Inputs[Any], *, seed: int = 0, **options: Any) -> linear_scvi.Network:
+    """An untrained linear scVI of the right shape."""
+    shape = linear_scvi.Hyperparameters(n_genes=inputs.counts.shape[1], n_labels=2, **_shape(inputs))
+    return _built(linear_scvi.build, replace(shape, **options), seed)
 
 
 def peakvi_network(inputs: peakvi.Inputs[Any], *, seed: int = 0, **options: Any) -> peakvi.Network:

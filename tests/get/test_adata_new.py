@@ -110,7 +110,7 @@ def test_missing_genes_are_named(ask: str):
 def test_unseen_batch_is_named_with_the_verb_that_adds_one(ask: str):
     new = cells(10)
     new.obs["batch"] = "donor9"
-    message = r"obs\['batch'\] holds 'donor9', which the model has not seen\. Known: b0, b1\. Fit again"
+    message = r"obs\['batch'\] holds 'donor9', which the model has not seen\. Known: b0, b1\. Use tl\.map_query"
     with pytest.raises(InputError, match=message):
         ASK[ask](fit("zinb"), adata_new=new)
 

@@ -23,11 +23,7 @@ Pairs = Callable[[Any, Any], Iterable[Pair]]  # of our network and the peer's mo
 
 def pairs(network: Any, vae: Any) -> Iterator[Pair]:
     """Of scVI: every parameter and buffer of our network beside its twin."""
-    yield from _encoder("encoder", network.encoder, vae.z_encoder)
-    if network.library_encoder is not None:
-        yield from _encoder("library_encoder", network.library_encoder, vae.l_encoder)
-        yield Pair("library_mean", network.library_mean, vae.library_log_means, lambda row: row[0])
-        yield Pair("library_variance", network.library_variance, vae.library_log_vars, lambda row: row[0])
+    yield from _encoders(network, vae)
     decoder, peers = network.decoder, vae.decoder
     yield from _body("decoder.body", decoder.body, peers.px_decoder)
     yield from _linear("decoder.scale", decoder.scale, peers.px_scale_decoder[0])
@@ -39,6 +35,22 @@ def pairs(network: Any, vae: Any) -> Iterator[Pair]:
         yield Pair("log_dispersion", network.log_dispersion, vae.px_r, _one_row_per_group)
     if network.batch_embedding is not None:
         yield Pair("batch_embedding.weight", network.batch_embedding.weight, vae.get_embedding("batch").weight, _as_is)
+
+
+def _encoders(network: Any, vae: Any) -> Iterator[Pair]:
+    """Of position and library, and the prior of the latter."""
+    yield from _encoder("encoder", network.encoder, vae.z_encoder)
+    if network.library_encoder is not None:
+        yield from _encoder("library_encoder", network.library_encoder, vae.l_encoder)
+        yield Pair("library_mean", network.library_mean, vae.library_log_means, lambda row: row[0])
+        yield Pair("library_variance", network.library_variance, vae.library_log_vars, lambda row: row[0])
+
+
+@torch.no_grad()
+def copy_encoders(network: Any, vae: Any) -> None:
+    """Fill the encoders alone, where decoders are not built alike."""
+    for pair in _encoders(network, vae):
+        pair.ours.copy_(pair.view(pair.peers))
 
 
 def pairs_of_peakvi(network: Any, vae: Any) -> Iterator[Pair]:

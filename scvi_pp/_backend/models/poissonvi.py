@@ -96,7 +96,8 @@ class Network(nn.Module):
 
     def factor_of_regions(self) -> Tensor:
         """What all cells have in common, on a log scale, (regions,)."""
-        return self.scvi.decoder.scale.bias.detach()
+        bias: Tensor = self.scvi.decoder.heads().scale_bias
+        return bias.detach()
 
     def elbo(self, cells: Inputs[Tensor]) -> Elbo:
         """The bound of each cell with one draw of everything hidden."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from scvi_pp._backend import priors
-from scvi_pp._backend.decoders import ExpressionDecoder, inverse_softplus
+from scvi_pp._backend.decoders import ExpressionDecoder, LinearDecoder
 from scvi_pp._backend.encoders import GaussianEncoder, Posterior
 from scvi_pp._backend.kernels import softmax_heads
 from scvi_pp._backend.kernels.counts import totals
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from scvi_pp._backend.streams import Cells
 
 T = TypeVar("T")
-# few counts are lost beyond what a negative binomial explains (Svensson, Nature Biotechnology 2020)
-INITIAL_DROPOUT_LOGIT = -2.0
 Where = Literal["encoder", "decoder", "both", "none"]
 
 
@@ -83,6 +81,7 @@ class Hyperparameters:
     use_batch_norm: Where = "both"
     use_layer_norm: Where = "none"
     activation: Activation = "relu"
+    linear_decoder: bool = False
 
     @property
     def has_latent_library(self) -> bool:
@@ -124,19 +123,7 @@ class Network(nn.Module):
 
         self.encoder = encoder(hp.n_latent, hp.n_layers)
         self.library_encoder = encoder(1, 1) if hp.has_latent_library else None
-        self.decoder = ExpressionDecoder(
-            hp.n_latent + n_extra,
-            hp.n_genes,
-            n_hidden=hp.n_hidden,
-            n_layers=hp.n_layers,
-            n_levels=category_levels,
-            deeply_inject=hp.deeply_inject_covariates,
-            norms=hp.norms("decoder"),
-            sums_to_one=not hp.has_size_factor,
-            has_dispersion=hp.dispersion == "gene-cell" and hp.gene_likelihood != "poisson",
-            has_dropout=hp.gene_likelihood == "zinb",
-            activation=hp.activation,
-        )
+        self.decoder = _decoder(hp, hp.n_latent + n_extra, category_levels)
         self.log_dispersion = self._dispersion_table()
         if hp.has_latent_library:
             self.register_buffer("library_mean", torch.zeros(hp.n_batches))
@@ -272,15 +259,10 @@ class Network(nn.Module):
         """Begin where the data are: mean expression in the bias, dispersion by moments, library prior by batch."""
         hp = self.hyperparameters
         moments = expression_moments(cells, rows)
-        bias = inverse_softplus(moments.share) if hp.has_size_factor else moments.share.log()
-        self.decoder.scale.bias.copy_(bias)
         spread = (moments.deviation if hp.gene_likelihood == "normal" else moments.dispersion).log()
+        self.decoder.start_from(moments.share, spread)
         if self.log_dispersion is not None:
             self.log_dispersion.copy_(spread.expand_as(self.log_dispersion))
-        if self.decoder.log_dispersion is not None:
-            self.decoder.log_dispersion.bias.copy_(spread)
-        if self.decoder.dropout_logits is not None:
-            self.decoder.dropout_logits.bias.fill_(INITIAL_DROPOUT_LOGIT)
         if hp.has_latent_library:
             mean, variance = library_moments(cells, rows, hp.n_batches)
             self.get_buffer("library_mean").copy_(mean)
@@ -298,6 +280,25 @@ class Network(nn.Module):
             mean, variance = library_moments(cells, rows, n_batches)
             self.get_buffer("library_mean")[first:] = mean[first:]
             self.get_buffer("library_variance")[first:] = variance[first:]
+
+
+def _decoder(hp: Hyperparameters, n_in: int, n_levels: tuple[int, ...]) -> ExpressionDecoder | LinearDecoder:
+    sums_to_one, has_dropout = not hp.has_size_factor, hp.gene_likelihood == "zinb"
+    if hp.linear_decoder:
+        return LinearDecoder(n_in, hp.n_genes, n_levels=n_levels, sums_to_one=sums_to_one, has_dropout=has_dropout)
+    return ExpressionDecoder(
+        n_in,
+        hp.n_genes,
+        n_hidden=hp.n_hidden,
+        n_layers=hp.n_layers,
+        n_levels=n_levels,
+        deeply_inject=hp.deeply_inject_covariates,
+        norms=hp.norms("decoder"),
+        sums_to_one=sums_to_one,
+        has_dispersion=hp.dispersion == "gene-cell" and hp.gene_likelihood != "poisson",
+        has_dropout=has_dropout,
+        activation=hp.activation,
+    )
 
 
 def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
