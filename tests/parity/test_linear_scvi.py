@@ -45,6 +45,8 @@ def twins(setting: str) -> tuple[Network, LDVAE, Inputs[torch.Tensor], dict[str,
         torch.manual_seed(0)
         vae = _peer(hp).eval()
         make_non_trivial(vae)
+        # rates that are not below the 1e-8 that the peer adds to each
+        vae.decoder.factor_regressor.fc_layers[0][0].weight.data.mul_(0.3)
         network = build(hp).eval()
     with torch.no_grad():
         copy_encoders(network.scvi, vae)
