@@ -90,7 +90,8 @@ class Counts:
         if len(self.var_names) == data.n_vars and list(self.var_names) == list(data.var_names):
             return None
         columns = _places(self.var_names, data)
-        lacking = [name for name in lacking_features(self.var_names, data) if name not in set(self.absent)]
+        known_to_lack = set(self.absent)
+        lacking = [name for name in lacking_features(self.var_names, data) if name not in known_to_lack]
         if lacking:
             raise InputError(message_of_lacking(lacking, self.var_names, data))
         return columns[columns >= 0]

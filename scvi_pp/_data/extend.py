@@ -31,11 +31,6 @@ class Additions:
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by where they are: those that are new
     shared: dict[str, tuple[int, int]] = field(default_factory=dict)  # by place: features found, of how many
 
-    @property
-    def smallest_share(self) -> float:
-        """Of the features of a matrix those that were found, where they are fewest."""
-        return min(found / wanted for found, wanted in self.shared.values())
-
 
 def extend(
     data: AnnData | MuData, sources: T, *, verb: str, fewest: float, layer: str | None = None
@@ -71,8 +66,6 @@ def _extended(source: Any, data: Any, additions: Additions, *, fewest: float, la
         case Counts():
             moved = source if layer is None else replace(source, layer=None if layer == "X" else layer)
             return _of_features(moved, data, additions, source.place, fewest)
-        case ModalityCounts(counts=Counts(var_names=None)):
-            return source
         case ModalityCounts() if not source.is_absent:
             of = data.mod[source.modality]
             counts = source.telling_where(

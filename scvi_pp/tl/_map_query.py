@@ -109,10 +109,9 @@ def map_query(
     `.obsm['X_scvi' | key_added]` : :class:`numpy.ndarray` (dtype `float32`, shape `(n_obs, n_latent)`)
         Positions in the latent space of the reference.
     `.obs['scvi_mapping_confidence']` : `float64`
-        From 0 to 1: the share of cells of the reference that lie no closer to their neighbours there, in proportion to
-        how close these lie to their own, than this cell does. Cells like those of the reference have values that are
-        spread evenly from 0 to 1; cells of a type it lacks have values near 0. Not written if the cells of the reference
-        are not at hand.
+        From 0 to 1: the share of cells of the reference whose nearest others lie at least as far as those of this cell.
+        Cells like those of the reference have values that are spread evenly from 0 to 1; cells of a type it lacks have
+        values near 0. Not written if the places of the reference's cells are not at hand.
     `.uns['scvi' | key_added]` : :class:`dict`
         The model that knows the query, as of a fit; `'params'` say what was found and added.
 

@@ -117,8 +117,8 @@ def transfer_labels(
     uncertainty = 1 - shares[np.arange(len(shares)), best]
     called = list(levels)
     if max_uncertainty is not None:
-        best = np.where(uncertainty > float(max_uncertainty), len(levels), best)
-        called.append(UNKNOWN)
+        called += [UNKNOWN] * (UNKNOWN not in levels)
+        best = np.where(uncertainty > float(max_uncertainty), called.index(UNKNOWN), best)
     index = query.obs_names
     params = {"labels_key": labels_key, "n_neighbors": n, "reference_sha256": known.sha256}
     params |= {} if max_uncertainty is None else {"max_uncertainty": float(max_uncertainty)}
@@ -145,8 +145,6 @@ def _labels(known: Reference, labels_key: str) -> tuple[np.ndarray, tuple[str, .
     if not has_label.any():
         raise InputError(f"obs['{labels_key}'] of {known.place} has no label in any cell. Name another column.")
     codes, levels = groups_of_column(AnnData(obs=table.obs.loc[has_label, [labels_key]]), labels_key)
-    if UNKNOWN in levels:
-        _logging.info(f"'{UNKNOWN}' is one of the labels of obs['{labels_key}'], and may be given to cells.")
     return codes, levels, has_label
 
 

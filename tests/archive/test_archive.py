@@ -20,12 +20,13 @@ HERE = Path(__file__).parent
 FILES = ["scvi_1_default.h5ad", "scvi_1_rich.h5ad"]
 OF_CHROMATIN = ["peakvi_1.h5ad", "poissonvi_1.h5ad"]
 OF_MULTIOME = "multivi_1.h5mu"
+LATER = {"linear_scvi_1.h5ad": "linear_scvi", "query_1.h5ad": "scvi"}
 # another CPU or another torch rounds otherwise
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def test_every_archived_file_is_tested():
-    assert sorted(path.name for path in HERE.glob("*.h5*")) == sorted([*FILES, *OF_CHROMATIN, OF_MULTIOME])
+    assert sorted(path.name for path in HERE.glob("*.h5*")) == sorted([*FILES, *OF_CHROMATIN, *LATER, OF_MULTIOME])
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -73,6 +74,31 @@ def test_archived_model_of_chromatin_answers_as_it_did(file: str):
     assert get.model_info(adata)["regions"] == list(adata.var_names)
     assert get.region_factors(adata).between(0, 1).all() or model == "poissonvi"
     assert np.isfinite(get.elbo(adata))
+
+
+@pytest.mark.parametrize("file", LATER)
+def test_archived_linear_model_and_archived_query_answer_as_they_did(file: str):
+    adata, model = ad.read_h5ad(HERE / file), LATER[file]
+    assert adata.uns[model]["model"]["format"] == "scvi_pp/1"
+    np.testing.assert_allclose(get.latent(adata), adata.obsm[f"X_{model}"], **CLOSE)
+    np.testing.assert_allclose(get.latent(adata, kind="distribution")[1], adata.obsm["variance"], **CLOSE)
+    tl.denoise(adata, transform_batch="b", library_size="latent", key_added="again")
+    np.testing.assert_allclose(adata.layers["again"], adata.layers["in_b"], **CLOSE)
+    assert np.isfinite(get.elbo(adata))
+
+
+def test_archived_loadings_are_what_they_were():
+    adata = ad.read_h5ad(HERE / "linear_scvi_1.h5ad")
+    np.testing.assert_allclose(get.loadings(adata), adata.varm["linear_scvi_loadings"], **CLOSE)
+
+
+def test_archived_query_says_how_it_was_mapped():
+    adata = ad.read_h5ad(HERE / "query_1.h5ad")
+    assert adata.n_vars == 8 and get.denoised(adata).shape == (20, 10)
+    params = adata.uns["scvi"]["params"]
+    assert (params["added to obs['donor']"], params["added to obs['type']"]) == ("c", "unlabeled")
+    assert params["shared features of X"] == "8 of 10"
+    assert get.model_info(adata)["batches"] == ["a", "b", "c"]
 
 
 def test_archived_multiome_answers_as_it_did():

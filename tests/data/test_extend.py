@@ -96,7 +96,7 @@ def test_joined_columns_are_extended_by_their_pairs():
 def test_features_that_are_not_there_have_no_counts():
     data = query()[:, ["gene3", "gene0", "gene4"]].copy()
     sources, additions = extended(data)
-    assert additions.shared == {"X": (3, 5)} and additions.smallest_share == 0.6
+    assert additions.shared == {"X": (3, 5)}
     counts = read(data, sources, verb="tl.test").counts
     assert counts.shape == (2, 5) and counts.has_sorted_indices
     expected = query().X.toarray()

@@ -77,6 +77,14 @@ def test_cells_in_doubt_are_unknown_on_request():
     assert query.obsm["mine_probabilities"].shape == (40, 2)
 
 
+def test_unknown_may_be_a_label_of_the_reference():
+    reference, query = fit("zinb").copy(), mapped()
+    reference.obs["type"] = reference.obs["type"].astype(str).replace("t1", "unknown")
+    tl.transfer_labels(query, reference, labels_key="type", max_uncertainty=0.3)
+    assert query.obs["type_transferred"].cat.categories.tolist() == ["t0", "unknown"]
+    assert (query.obs["type_transferred"][query.obs["type_transferred_uncertainty"] > 0.3] == "unknown").all()
+
+
 def test_cells_without_a_label_are_left_out():
     reference = fit("zinb").copy()
     reference.obs.loc[reference.obs["type"] == "t1", "type"] = np.nan
