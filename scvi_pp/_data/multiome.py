@@ -20,7 +20,7 @@ from mudata import MuData
 
 from scvi_pp._data.columns import check_texts
 from scvi_pp._data.counts import Counts
-from scvi_pp._data.modalities import no_columns_pulled
+from scvi_pp._data.modalities import multimodal, no_columns_pulled
 from scvi_pp._errors import InputError, MissingKeyError, did_you_mean, listing, missing_key
 
 T = TypeVar("T", AnnData, MuData)
@@ -194,6 +194,13 @@ def _rows_by_name(names: pd.Index, wanted: pd.Index) -> npt.NDArray[np.int64]:
     if not (names.is_unique and wanted.is_unique):
         return np.full(len(wanted), -1, dtype=np.int64)
     return np.asarray(names.get_indexer(wanted), dtype=np.int64)
+
+
+def without_modalities(data: MuData, names: Iterable[str]) -> MuData:
+    """Return the cells that are in other modalities than these, with those alone."""
+    kept = {name: part for name, part in data.mod.items() if name not in set(names)}
+    is_kept = np.any([rows_of_modality(data, name) >= 0 for name in kept], axis=0)
+    return multimodal(kept, data.obs[is_kept])
 
 
 def _at_rows(counts: sp.csr_matrix, rows: npt.NDArray[np.int64]) -> sp.csr_matrix:

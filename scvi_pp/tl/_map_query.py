@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
+from mudata import MuData
 
 from scvi_pp import _docs, _logging
 from scvi_pp._data.extend import extend
-from scvi_pp._data.multiome import copied
+from scvi_pp._data.multiome import copied, without_modalities
 from scvi_pp._data.read import check_annotated, read
 from scvi_pp._data.reference import open_reference
 from scvi_pp._data.write import check_key, key_names, write_to_cells
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
-    from mudata import MuData
 
     from scvi_pp._data.extend import Additions
     from scvi_pp._data.reference import Reference
@@ -267,16 +267,23 @@ def _params(known: Reference, additions: Additions, unfrozen: Unfrozen) -> dict[
 def _confidence(
     call: Call, known: Reference, sources: Any, fitted: Trained, latent: np.ndarray, *, stays: bool
 ) -> np.ndarray | None:
-    """How well each cell fits in among those of the reference, if these are at hand."""
-    positions = known.latent if stays else None
-    if positions is None and known.has_counts:
+    """How well each cell fits in among those of the reference, if these are at hand.
+
+    Cells that lack a modality are held against where those of the reference would be without it.
+    """
+    lacking = sources.present.absent if call.model in MULTIMODAL else ()
+    positions = known.latent
+    if known.has_counts and (lacking or not stays or positions is None):
         from scvi_pp._backend.query import Posterior
         from scvi_pp._backend.streams import Cells
 
         assert known.data is not None
         with as_read(known.data, known.stored, call.verb, known.place) as data:
-            cells = Cells(read(data, sources, verb=call.verb), fitted.where)
+            seen = without_modalities(data, lacking) if isinstance(data, MuData) and lacking else data
+            cells = Cells(read(seen, sources, verb=call.verb), fitted.where)
         positions = Posterior(fitted.network, cells, seed=call.seed).latent_mean()
+    elif not stays:
+        positions = None
     if positions is None:
         _logging.info(f"No mapping confidence: {known.place} does not hold where its cells are.")
         return None
