@@ -70,6 +70,11 @@ FILES: dict[str, Callable[[ad.AnnData, Path], ad.AnnData]] = {
     "zarr": zarr,
 }
 
+# every combination is run with one kind of file, and with the others among the slow tests
+every_file = pytest.mark.parametrize(
+    "file", [name if name == "h5ad" else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
+)
+
 # ---- what is made of a fitted object, and what it then says
 
 MERGES = (None, "same", "unique", "first", "only")
@@ -166,6 +171,12 @@ def answers(adata: ad.AnnData) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("file", FILES)
+def test_every_kind_of_file_keeps_a_fit(file: str, one, tmp_path: Path):
+    before = answers(one)
+    assert_same(answers(FILES[file](one, tmp_path)), before)
+
+
+@every_file
 @pytest.mark.parametrize("made", MADE)
 def test_answers_are_the_same_to_the_bit_after_a_file(made: str, file: str, one, other, tmp_path: Path):
     derived = MADE[made](one, other)
@@ -184,7 +195,7 @@ def test_cells_have_the_answers_they_had_in_the_whole(made: str, one, other):
     np.testing.assert_allclose(denoised, one.layers["scvi_denoised"][whole], rtol=2e-5)
 
 
-@pytest.mark.parametrize("file", FILES)
+@every_file
 @pytest.mark.parametrize("made", SILENT)
 def test_what_cannot_answer_says_why_before_and_after_a_file(made: str, file: str, one, other, tmp_path: Path):
     make, error, message = SILENT[made]
@@ -212,7 +223,7 @@ def fit_of(name: str) -> ad.AnnData:
     return adata
 
 
-@pytest.mark.parametrize("file", FILES)
+@every_file
 @pytest.mark.parametrize("made", ["itself", "some cells", "a view of genes in another order"])
 @pytest.mark.parametrize("name", CHROMATIN)
 def test_models_of_chromatin_answer_the_same_after_a_file(name: str, made: str, file: str, tmp_path: Path):
