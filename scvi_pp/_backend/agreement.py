@@ -1,7 +1,7 @@
 """Whether groups of cells differ in drawn counts by what they differ in measured ones.
 
-Counts x of a cell with total n become log(1 + 10,000 x / n); draws below zero, of a normal likelihood, count as zero. A group is compared with all other cells: by the difference of
-means of each gene, and by Welch's t of it, which ranks genes.
+Counts x of a cell with total n become log(1 + 10,000 x / n); draws below zero, of a normal likelihood, count as zero. A
+group is compared with all other cells: by the difference of means of each gene, and by Welch's t of it, which ranks genes.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from scvi_pp._data.fitted import model_key
 from scvi_pp._data.read import check_annotated
 from scvi_pp._errors import InputError, missing_key
 from scvi_pp.get._options import checked_count
+from scvi_pp.pl._panels import panels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,19 +66,14 @@ def loadings(
         raise missing_key("varm", "entry", name, list(adata.varm), way_out="tl.linear_scvi writes one.")
     values = np.asarray(adata.varm[name])
     wanted = _wanted(dimensions, values.shape[1])
-    n_rows, n_columns = -(-len(wanted) // WIDE), min(len(wanted), WIDE)
-    size = (2.4 * n_columns, (0.16 * 2 * most + 0.8) * n_rows)
-    _, grid = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)
-    axes = list(grid.flat)
-    for left_over in axes[len(wanted) :]:
-        left_over.remove()
-    for number, ax in zip(wanted, axes, strict=False):
+    axes = panels(len(wanted), in_a_row=WIDE, size=(2.4, 0.16 * 2 * most + 0.8))
+    for number, ax in zip(wanted, axes, strict=True):
         _draw(ax, values[:, number], adata.var_names.astype(str).to_numpy(), most)
         ax.set_title(f"Z_{number}")
     if show is None or show:
         plt.show()
         return None
-    return axes[: len(wanted)]
+    return axes
 
 
 def _draw(ax: Axes, values: np.ndarray, names: np.ndarray, most: int) -> None:

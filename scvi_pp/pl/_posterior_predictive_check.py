@@ -9,6 +9,7 @@ import numpy as np
 
 from scvi_pp import get
 from scvi_pp._errors import InputError, did_you_mean
+from scvi_pp.pl._panels import panels as panels_of_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,22 +66,15 @@ def posterior_predictive_check(
 
     models = [str(name) for name in get.posterior_predictive_check(adata, "summary", key=key).index]
     wanted = _wanted(adata, panels, key)
-    n_rows = -(-len(wanted) // WIDE)
-    n_columns = min(len(wanted), WIDE)
-    figure, grid = plt.subplots(
-        n_rows, n_columns, figsize=(3.6 * n_columns, 3.3 * n_rows), layout="constrained", squeeze=False
-    )
-    axes = list(grid.flat)
-    for left_over in axes[len(wanted) :]:
-        left_over.remove()
-    for panel, ax in zip(wanted, axes, strict=False):
+    axes = panels_of_figure(len(wanted), in_a_row=WIDE, size=(3.6, 3.3))
+    for panel, ax in zip(wanted, axes, strict=True):
         table, draw = PANELS[panel]
         draw(ax, get.posterior_predictive_check(adata, table, key=key), models)
     axes[0].legend(frameon=False, markerscale=3)
     if show is None or show:
         plt.show()
         return None
-    return axes[: len(wanted)]
+    return axes
 
 
 def _wanted(adata: AnnData | MuData, panels: object, key: str) -> list[str]:

@@ -34,11 +34,15 @@ def inputs_of_counts(
     )
 
 
+def numbers_of_levels(sources: Any) -> dict[str, Any]:
+    """How many batches there are, and levels of each category, whatever the model."""
+    return {"n_batches": len(sources.batch.levels), "n_levels": tuple(map(len, sources.categories.levels))}
+
+
 def sizes_of(sources: Any) -> dict[str, Any]:
-    """The hyperparameters that follow from the sources, whatever the model."""
+    """The hyperparameters that follow from the sources of a model of one matrix."""
     return {
-        "n_batches": len(sources.batch.levels),
-        "n_levels": tuple(map(len, sources.categories.levels)),
+        **numbers_of_levels(sources),
         "n_numbers": len(sources.numbers.keys),
         "has_size_factor": sources.size_factor.key is not None,
     }

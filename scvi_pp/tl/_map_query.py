@@ -21,6 +21,7 @@ from scvi_pp._seed import seed_from
 from scvi_pp.get._options import is_number
 from scvi_pp.tl._fitting import Call, placed, record_of, report, trained
 from scvi_pp.tl._fitting_multimodal import kinds_of_cells
+from scvi_pp.tl._inputs_of_counts import numbers_of_levels
 from scvi_pp.tl._neighborhood import mapping_confidence
 from scvi_pp.tl._options import check_choices
 from scvi_pp.tl._training import defaults
@@ -223,10 +224,7 @@ def _mapped(
 
 def _grown(hyperparameters: Any, sources: Any) -> Any:
     """The hyperparameters of a network with a row for every level there is."""
-    sizes: dict[str, Any] = {
-        "n_batches": len(sources.batch.levels),
-        "n_levels": tuple(map(len, sources.categories.levels)),
-    }
+    sizes = numbers_of_levels(sources)
     if "n_labels" in asdict(hyperparameters):
         sizes["n_labels"] = len(sources.labels.levels)
     return replace(hyperparameters, **sizes)

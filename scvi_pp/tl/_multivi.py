@@ -19,6 +19,7 @@ from scvi_pp._seed import seed_from
 from scvi_pp.tl import _chromatin
 from scvi_pp.tl._fitting import Call
 from scvi_pp.tl._fitting_multimodal import fit_and_write_multimodal
+from scvi_pp.tl._inputs_of_counts import numbers_of_levels
 from scvi_pp.tl._modalities import modalities, refuse_shared_names, saying_which_layer
 from scvi_pp.tl._options import (
     LatentDistribution,
@@ -315,8 +316,7 @@ def _hyperparameters(mdata: MuData, sources: Any, options: dict[str, Any]) -> An
         n_regions=n_regions,
         n_proteins=n_proteins,
         n_cells=mdata.n_obs if sources.row.kept else 0,
-        n_batches=len(sources.batch.levels),
-        n_levels=tuple(map(len, sources.categories.levels)),
+        **numbers_of_levels(sources),
         n_numbers=len(sources.numbers.keys),
         has_expression_size_factor=sources.expression_size_factor.key is not None,
         has_accessibility_size_factor=sources.accessibility_size_factor.key is not None,

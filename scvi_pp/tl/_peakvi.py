@@ -14,6 +14,7 @@ from scvi_pp._errors import InputError
 from scvi_pp._seed import seed_from
 from scvi_pp.tl import _chromatin
 from scvi_pp.tl._fitting import Call, fit_and_write
+from scvi_pp.tl._inputs_of_counts import sizes_of
 from scvi_pp.tl._options import (
     LatentDistribution,
     Where,
@@ -229,12 +230,5 @@ def _declare(
     )
     n_regions = len(sources.counts.var_names)
     widths = _chromatin.widths(n_regions, n_hidden=options["n_hidden"], n_latent=options["n_latent"])
-    hyperparameters = Hyperparameters(
-        n_regions=n_regions,
-        n_batches=len(sources.batch.levels),
-        n_levels=tuple(map(len, sources.categories.levels)),
-        n_numbers=len(continuous_covariate_keys),
-        has_size_factor=size_factor_key is not None,
-        **{**options, **widths},
-    )
+    hyperparameters = Hyperparameters(n_regions=n_regions, **sizes_of(sources), **{**options, **widths})
     return sources, hyperparameters
