@@ -201,12 +201,35 @@ def open_model(
     modality says by itself.
     """
     check_annotated(adata, verb=verb)
-    data = adata if adata_new is None else adata_new
-    is_size = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
-    if batch_size is not None and (not is_size or batch_size < 1):
-        raise InputError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
     key = model_key(adata.uns, key)
     stored = from_record(adata.uns, key)
+    data, name = (adata, "adata") if adata_new is None else (adata_new, "adata_new")
+    asked = {"mod": mod, "alone": alone, "seed": seed, "batch_size": batch_size, "device": device}
+    return model_before(data, stored, key, verb=verb, name=name, keep_arrays=keep_arrays, **asked)
+
+
+def _check_batch_size(batch_size: object) -> None:
+    is_size = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if batch_size is not None and (not is_size or batch_size < 1):  # type: ignore[operator]
+        raise InputError(f"batch_size={batch_size!r} must be a whole number of at least 1.")
+
+
+def model_before(
+    data: AnnData | MuData,
+    stored: Fitted,
+    key: str,
+    *,
+    verb: str,
+    name: str = "adata",
+    mod: str | None = None,
+    alone: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | None = None,
+    keep_arrays: bool = False,
+) -> FittedModel:
+    """Put cells before a model that may be stored elsewhere; `name` is what they are called in messages."""
+    _check_batch_size(batch_size)
     check = check_annotated if stored.model in MULTIMODAL else check_anndata
     check(data, verb=verb)
     counts = part_of(stored, key, mod)
@@ -220,7 +243,7 @@ def open_model(
     network = network.to(where)
     if counts != "counts":
         network = network.about(counts, counts if alone and mod is not None else "joint")
-    arrays = _read(data, sources, stored, verb, "adata" if adata_new is None else "adata_new")
+    arrays = _read(data, sources, stored, verb, name)
     cells = Cells(arrays, where)
     posterior = Posterior(network, cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
     return FittedModel(key, stored, posterior, data.obs_names, counts, arrays if keep_arrays else None)

@@ -49,6 +49,21 @@ class Loaded(Protocol):
 
 
 @runtime_checkable
+class Labelling(Protocol):
+    """A network that says which label a cell has."""
+
+    def label_logits(self, position: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Structured(Protocol):
+    """A network whose latent positions are not standard normal before any cell is seen."""
+
+    def log_prior(self, position: Tensor) -> Tensor: ...
+    def prior_position(self, drawn: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Regional(Protocol):
     """What a network of chromatin can do besides."""
 

@@ -40,8 +40,10 @@ class GaussianEncoder(nn.Module):
         norms: Norms,
         dropout_rate: float,
         activation: Activation = "relu",
+        smallest_variance: float = SMALLEST_VARIANCE,
     ) -> None:
         super().__init__()
+        self.smallest_variance = smallest_variance
         self.body = FullyConnected(
             n_in,
             n_hidden,
@@ -58,7 +60,7 @@ class GaussianEncoder(nn.Module):
     def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Normal:
         """x (cells, n_in) -> Normal over (cells, n_out); `more` columns may follow those of x."""
         h = self.body(x, codes, more)
-        variance = self.log_variance(h).exp() + SMALLEST_VARIANCE
+        variance = self.log_variance(h).exp() + self.smallest_variance
         return Normal(self.mean(h), variance.sqrt(), validate_args=False)
 
 

@@ -1,6 +1,6 @@
 """The one training loop.
 
-Every epoch ends in a state that is kept whole: the best weights by held-out ELBO, which training also falls back on when a
+Every epoch ends in a state that is kept whole: the best weights by what was held out, which training also falls back on when a
 loss is not finite, and on request a file to continue from. What is drawn in an epoch depends on the seed and the
 number of the epoch alone, so a continued run and an uninterrupted one are the same to the last bit on the CPU.
 """
@@ -21,9 +21,11 @@ with warnings.catch_warnings(action="ignore"):  # in a notebook without ipywidge
 
 from scvi_pp import _logging
 from scvi_pp._backend import checkpoint, kernels
+from scvi_pp._backend.answering import Labelling
 from scvi_pp._backend.crew import working_together
 from scvi_pp._backend.device import Precision, matrix_products, private_random, reseed
 from scvi_pp._backend.graph import Epochs, Taken
+from scvi_pp._backend.objectives import N_SUMS
 from scvi_pp._backend.optimizer import SharedAdam
 from scvi_pp._backend.schedule import Schedule
 from scvi_pp._backend.scratch import keeping_scratch
@@ -92,6 +94,7 @@ class Run:
     epoch: int = 0  # epochs done
     best_epoch: int = 0  # counted from 1; 0 before the first
     best_elbo: float = -math.inf
+    best_score: float = -math.inf  # the held-out ELBO, less what it costs to miss what is known of cells
     slowdown: float = 1.0  # factor on the learning rate, halved at each setback
     setbacks: int = 0
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -196,10 +199,8 @@ class _Loop:
         learning_rates = [schedule.learning_rate_at(there) * self.run.slowdown for there in progress]
         order = in_random_order(self.training, self.groups)
         taken = self.one_epoch(order, kl_weights, learning_rates, lambda: button.pressed)
-        bound, reconstruction = (taken.sums / taken.n_cells).tolist()
         return {
-            "elbo_train": bound,
-            "reconstruction_train": reconstruction,
+            **self._means("train", taken.sums / taken.n_cells),
             "learning_rate": learning_rates[taken.n_steps - 1],
             "kl_weight": kl_weights[taken.n_steps - 1],
         }
@@ -221,7 +222,7 @@ class _Loop:
         self, order: Tensor, kl_weights: Sequence[float], learning_rates: Sequence[float], stopped: Callable[[], bool]
     ) -> Taken:
         """An epoch whose minibatches the host prepares, the next one during a step."""
-        sums, n_taken, n_seen = torch.zeros(2, dtype=torch.float64, device=self.cells.device), 0, 0
+        sums, n_taken, n_seen = torch.zeros(N_SUMS, dtype=torch.float64, device=self.cells.device), 0, 0
         minibatches = torch.tensor_split(order, self.n_steps)
         for cells in self.cells.minibatches(minibatches):
             sums += self._step(cells, kl_weights[n_taken], learning_rates[n_taken])
@@ -238,11 +239,15 @@ class _Loop:
             return {}
         self.network.eval()
         reseed(self.cells.device, _epoch_seed(self.plan.seed, -1))
-        sums = torch.zeros(2, dtype=torch.float64, device=self.cells.device)
+        sums = torch.zeros(N_SUMS, dtype=torch.float64, device=self.cells.device)
         for _, cells in self.cells.blocks(INFERENCE_BATCH, self.validation):
             sums += self.network.elbo(cells).sums()
-        bound, reconstruction = (sums / len(self.validation)).tolist()
-        return {"elbo_validation": bound, "reconstruction_validation": reconstruction}
+        return self._means("validation", sums / len(self.validation))
+
+    def _means(self, of: str, means: Tensor) -> dict[str, float]:
+        bound, reconstruction, supervision = means.tolist()
+        record = {f"elbo_{of}": bound, f"reconstruction_{of}": reconstruction}
+        return record | ({f"supervision_{of}": supervision} if isinstance(self.network, Labelling) else {})
 
     def _accept(self, record: dict[str, float]) -> None:
         """The epoch counts: remember its numbers, and its weights if they are the best."""
@@ -250,9 +255,10 @@ class _Loop:
             self.run.history.setdefault(name, []).append(value)
         self.run.epoch += 1
         held_out = record.get("elbo_validation")
-        if held_out is None or held_out > self.run.best_elbo:  # without held-out cells the last epoch is the best
+        score = math.inf if held_out is None else held_out - record.get("supervision_validation", 0.0)
+        if held_out is None or score > self.run.best_score:  # without held-out cells the last epoch is the best
+            self.run.best_score, self.run.best_epoch = score, self.run.epoch
             self.run.best_elbo = record["elbo_train"] if held_out is None else held_out
-            self.run.best_epoch = self.run.epoch
             remember(self.network, self.best)
 
     def _has_finite_weights(self) -> bool:

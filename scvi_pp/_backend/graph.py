@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scvi_pp import _logging
+from scvi_pp._backend.objectives import N_SUMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 WARM_UP = 3
 TOGETHER = 8  # steps in one recording: the host is then needed every half millisecond
 
-# a minibatch, the weight of the KL term and the learning rate -> sums of what the history records, float64 (2,)
+# a minibatch, the weight of the KL term and the learning rate -> sums of what the history records, float64 (N_SUMS,)
 Step = Callable[[Any, Tensor, Tensor], Tensor]
 
 
@@ -140,7 +141,7 @@ class Epochs:
         self.take, self.cells, device = step, cells, cells.device
         self.order = torch.zeros(n_rows, dtype=torch.int64, device=device)
         self.kl_weights, self.learning_rates = torch.zeros(2, n_steps, device=device)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(N_SUMS, dtype=torch.float64, device=device)
         self.next_row, self.n_done = torch.zeros(2, 1, dtype=torch.int64, device=device)
         self.smaller, n_larger = divmod(n_rows, n_steps)
         self.offsets = torch.arange(self.smaller + 1, device=device)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Modality = Literal["expression", "accessibility", "protein"]
 MODALITIES: tuple[Modality, ...] = ("expression", "accessibility", "protein")  # the columns of `cells.present`
-FEW = 1024  # cells at a time that are only asked what was measured
 
 
 def measured_in(cells: Any, modality: Modality) -> Tensor:
@@ -58,7 +57,8 @@ def log_of_measured(size_factor: Tensor, measured: Tensor) -> Tensor:
 
 def present_in(cells: Cells, rows: Tensor) -> Tensor:
     """What was measured in the cells of these rows, bool (rows, 3)."""
-    return torch.cat([block.present for _, block in cells.blocks(FEW, rows)])
+    present: Tensor = cells.field("present", rows)
+    return present
 
 
 class Counted(NamedTuple):

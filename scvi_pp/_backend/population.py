@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scvi_pp._backend import noise, priors
-from scvi_pp._backend.answering import Explaining
+from scvi_pp._backend.answering import Explaining, Structured
 from scvi_pp._backend.crew import crew
 
 if TYPE_CHECKING:
@@ -83,12 +83,18 @@ class _Draws:
         q_z, positions, weights = encoded.q_z, [], []
         for particle in range(PARTICLES):
             position = q_z.loc + q_z.scale * self._noise(particle, where)
-            ratio = priors.standard_normal(position).log_prob(position) - q_z.log_prob(position)
+            ratio = self._log_prior(position) - q_z.log_prob(position).sum(1)
             library = encoded.library if encoded.q_library is None else encoded.q_library.mean
-            weights.append(ratio.sum(1) + self._log_likelihood(self.network.latent(position), library, cells))
+            weights.append(ratio + self._log_likelihood(self.network.latent(position), library, cells))
             positions.append(position)
         taken = chosen(torch.stack(weights), self.chance[where].to(self.device))
         return self.network.latent(torch.stack(positions)[taken, torch.arange(len(taken), device=self.device)])
+
+    def _log_prior(self, position: Tensor) -> Tensor:
+        if isinstance(self.network, Structured):
+            return self.network.log_prior(position)
+        log_density: Tensor = priors.standard_normal(position).log_prob(position).sum(1)
+        return log_density
 
     def _log_likelihood(self, z: Tensor, library: Tensor, cells: Any) -> Tensor:
         if isinstance(self.network, Explaining):

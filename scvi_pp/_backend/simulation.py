@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from scvi_pp._backend import noise
+from scvi_pp._backend.answering import Structured
 
 if TYPE_CHECKING:
     from scvi_pp._backend.query import Posterior
@@ -42,7 +43,8 @@ def simulated(
             drawn = drawn.to(posterior.cells.device)
             z, library = posterior.position(cells, drawn, drawing=True)
             if from_prior:
-                z = posterior.network.latent(drawn)
+                known = posterior.network
+                z = known.latent(known.prior_position(drawn) if isinstance(known, Structured) else drawn)
             if moved is not None:
                 cells = cells._replace(batch=moved[where])
             counts = posterior.network.decode(z, library, cells).sample()

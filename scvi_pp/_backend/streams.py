@@ -105,6 +105,11 @@ class Cells:
         values: list[Any] = [None if field is None else field.rows(index) for field in self.fields]
         return self.shape(*values)
 
+    def field(self, name: str, index: Tensor) -> Any:
+        """One part of what the model reads of these rows."""
+        part = self.fields[self.shape._fields.index(name)]
+        return None if part is None else part.rows(index)
+
     def minibatches(self, indices: Sequence[Tensor]) -> Iterator[Any]:
         """The minibatches of `indices`; while one is in use, another thread gathers the next."""
         waiting = crew().later(partial(self._prepared, indices[0]))

@@ -19,6 +19,7 @@ from anndata import AnnData
 
 from scvi_pp._data.columns import SEPARATOR, as_keys, check_texts, groups, label, numbers, refuse_beyond_float32
 from scvi_pp._data.counts import Counts
+from scvi_pp._data.labels import Labels
 from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber
 from scvi_pp._errors import InputError, did_you_mean, listing
 
@@ -27,6 +28,7 @@ __all__ = [
     "Categories",
     "Category",
     "Counts",
+    "Labels",
     "Numbers",
     "Positive",
     "Share",
@@ -258,7 +260,7 @@ class Share:
 
 KINDS: Mapping[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Counts, Category, Categories, Numbers, Positive, Share, ModalityCounts, Present, RowNumber)
+    for kind in (Counts, Category, Categories, Labels, Numbers, Positive, Share, ModalityCounts, Present, RowNumber)
 }
 
 OPTIONAL = {"absent", "is_absent"}  # of what is stored: said of the cells of a query alone

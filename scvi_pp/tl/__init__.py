@@ -12,6 +12,8 @@ from scvi_pp.tl._multivi import multivi
 from scvi_pp.tl._peakvi import peakvi
 from scvi_pp.tl._poissonvi import poissonvi
 from scvi_pp.tl._posterior_predictive_check import posterior_predictive_check
+from scvi_pp.tl._predict_labels import predict_labels
+from scvi_pp.tl._scanvi import scanvi
 from scvi_pp.tl._scvi import scvi
 from scvi_pp.tl._simulate import simulate
 from scvi_pp.tl._transfer_labels import transfer_labels
@@ -27,6 +29,8 @@ __all__ = [
     "peakvi",
     "poissonvi",
     "posterior_predictive_check",
+    "predict_labels",
+    "scanvi",
     "scvi",
     "simulate",
     "transfer_labels",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from scvi_pp._backend.fit import Outcome
+    from scvi_pp._backend.query import Posterior
     from scvi_pp.tl._training import Training
 
     Look: TypeAlias = Callable[[csr_matrix, str], None]
@@ -68,6 +70,25 @@ class Call:
         return self.asked or f"tl.{self.model}"
 
 
+@dataclass(frozen=True)
+class Besides:
+    """What a model writes besides latent, denoised layer and itself; `params` go with its settings."""
+
+    obs: Mapping[str, Any] = field(default_factory=dict)
+    obsm: Mapping[str, Any] = field(default_factory=dict)
+    varm: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class How(TypedDict, total=False):
+    """What may differ in how a model is trained."""
+
+    groups_of: Callable[[Any], np.ndarray] | None  # arrays -> group of each cell: minibatches have their share of each
+    repeats_of: Callable[[Any], np.ndarray] | None  # arrays -> how often each cell comes in an epoch
+    make: Callable[[], Any] | None  # the network to train, if it is no new one
+    given: Mapping[str, Any] | None  # what else a checkpoint must have begun with
+
+
 def fit_and_write(
     call: Call,
     sources: Any,
@@ -76,13 +97,15 @@ def fit_and_write(
     *,
     look: Look | None = None,
     sparse_layer: str = "",
+    besides: Callable[[Trained, Posterior], Besides] | None = None,
+    **how: Unpack[How],
 ) -> None:
     """Train the model on the object's cells, then write latent, denoised layer and model, all or nothing.
 
     `look` is shown the counts and their place before training, to refuse them or to remark on them. `sparse_layer` are
-    the arguments by which tl.denoise makes a layer that is not dense, if that makes sense for the model.
+    the arguments by which tl.denoise makes a layer that is not dense, if that makes sense for the model. `besides` is
+    asked what else there is to write, before the network is stored.
     """
-    from scvi_pp._backend.answering import Loaded
     from scvi_pp._backend.query import Posterior
 
     kind = kind_of_features(asdict(hyperparameters))
@@ -94,7 +117,7 @@ def fit_and_write(
         report_empty_cells(arrays.counts, kind)
         return arrays
 
-    fitted = trained(call, hyperparameters, reading)
+    fitted = trained(call, hyperparameters, reading, **how)
     posterior = Posterior(fitted.network, fitted.cells, seed=call.seed, n_trained_rows=fitted.n_rows)
     obsm_key, uns_key, layer_key = key_names(call.model, call.key_added)
     more = f", {sparse_layer}" if sparse_layer else ""
@@ -105,15 +128,17 @@ def fit_and_write(
         lambda: denoised_layer(posterior, call.adata.var_names, sources.counts.var_names),
         way=f"Get it with tl.denoise(adata, key={uns_key!r}{more}), or some {kind} with get.denoised(adata, {kind}=...).",
     )
-    varm = {}
-    if isinstance(fitted.network, Loaded):
-        names = call.adata.var_names.get_indexer(list(sources.counts.var_names))
-        varm[f"{uns_key}_loadings"] = loadings = np.full((call.adata.n_vars, posterior.n_latent), np.nan, np.float32)
-        loadings[names] = fitted.network.loadings().detach().cpu().numpy()
-    record = record_of(call, sources, hyperparameters, params, fitted)
-    write(call.adata, obsm={obsm_key: posterior.latent_mean()}, layers=layers, uns={uns_key: record}, varm=varm)
-    written = {"obsm": [obsm_key], "varm": varm, "layers": layers, "uns": [uns_key]}
-    report(call, fitted, [f"{place}['{key}']" for place, keys in written.items() for key in keys])
+    others = Besides() if besides is None else besides(fitted, posterior)
+    record = record_of(call, sources, hyperparameters, {**params, **others.params}, fitted)
+    written: dict[str, Mapping[str, Any]] = {
+        "obsm": {obsm_key: posterior.latent_mean(), **others.obsm},
+        "varm": others.varm,
+        "layers": layers,
+        "obs": others.obs,
+        "uns": {uns_key: record},
+    }
+    write(call.adata, **written)
+    report(call, fitted, [f"{place}['{key}']" for place, entries in written.items() for key in entries])
 
 
 @dataclass(frozen=True)
@@ -124,6 +149,7 @@ class Trained:
     cells: Any
     outcome: Outcome
     where: Any  # the device
+    held_out: np.ndarray | None = None  # rows that training has not seen
 
     @property
     def n_rows(self) -> int:
@@ -132,19 +158,8 @@ class Trained:
         return n_cells * self.outcome.n_epochs
 
 
-def trained(
-    call: Call,
-    hyperparameters: Any,
-    reading: Callable[[], Any],
-    groups_of: Callable[[Any], np.ndarray] | None = None,
-    *,
-    make: Callable[[], Any] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Trained:
-    """Train the model on what `reading` returns; minibatches have their share of each of the groups of `groups_of`.
-
-    `make` returns the network to train if it is no new one, and `given` what else a checkpoint must have begun with.
-    """
+def trained(call: Call, hyperparameters: Any, reading: Callable[[], Any], **how: Unpack[How]) -> Trained:
+    """Train the model on what `reading` returns."""
     from scvi_pp._backend import device as devices
     from scvi_pp._backend import models
     from scvi_pp._backend.checkpoint import digest
@@ -156,17 +171,22 @@ def trained(
     arrays = reading()
     options = checked(call.training, model=call.model)
     training = plan(options, n_cells=call.adata.n_obs, seed=call.seed, model=call.model)
-    if groups_of is not None:
+    if groups_of := how.get("groups_of"):
         training = replace(training, groups=groups_of(arrays))
+    if repeats_of := how.get("repeats_of"):
+        rows = training.training_rows
+        training = replace(training, training_rows=np.repeat(rows, repeats_of(arrays)[rows]))
+    make = how.get("make") or partial(models.named(call.model).build, hyperparameters)
     with private_random(where, call.seed):
-        cells = Cells(arrays, where)
-        network = (models.named(call.model).build(hyperparameters) if make is None else make()).to(where)
-    facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type, **(given or {})}
+        cells, network = Cells(arrays, where), make().to(where)
+    given = how.get("given") or {}
+    facts = {"model": call.model, **_as_json(asdict(hyperparameters)), "device": where.type, **given}
     if training.checkpoint is not None:
         facts["data"] = digest(arrays)
     del arrays  # packed on the device by now: not to be held twice while training runs
     try:
-        return Trained(network, cells, fit(network, cells, training, facts=facts), where)
+        outcome = fit(network, cells, training, facts=facts)
+        return Trained(network, cells, outcome, where, training.validation_rows)
     except Diverged as error:
         raise TrainingError(_divergence(call, hyperparameters, error.rows)) from error
 

@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from scvi_pp._data.counts import Counts
 from scvi_pp._data.read import learn
-from scvi_pp._data.sources import Categories, Category, Numbers, Positive
+from scvi_pp._data.sources import Categories, Category, Labels, Numbers, Positive
+from scvi_pp._errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
+
+NO_LABELS = Category(())  # all cells are of one kind
 
 
 def inputs_of_counts(
-    adata: AnnData, keys: Mapping[str, Any], *, verb: str, labels: tuple[str, ...] = (), integers: bool = True
+    adata: AnnData, keys: Mapping[str, Any], *, verb: str, labels: Category | Labels = NO_LABELS, integers: bool = True
 ) -> Any:
-    """The sources that `keys` name; `labels` where a dispersion has use for them."""
+    """The sources that `keys` name; `labels` where a dispersion or a classifier has use for them."""
     from scvi_pp._backend.models.scvi import Inputs
 
     return learn(
@@ -25,7 +29,7 @@ def inputs_of_counts(
         Inputs(
             counts=Counts(keys["layer"], keys["mask_var"], integers=integers),
             batch=Category(keys["batch_key"]),
-            labels=Category(labels),
+            labels=labels,
             categories=Categories(keys["categorical_covariate_keys"]),
             numbers=Numbers(keys["continuous_covariate_keys"]),
             size_factor=Positive(keys["size_factor_key"]),
@@ -46,3 +50,10 @@ def sizes_of(sources: Any) -> dict[str, Any]:
         "n_numbers": len(sources.numbers.keys),
         "has_size_factor": sources.size_factor.key is not None,
     }
+
+
+def refuse_negative_values(counts: csr_matrix, place: str) -> None:
+    """Counts were checked when they were read; this is for likelihoods of values that were normalised."""
+    if counts.nnz and counts.data.min() < 0:
+        msg = f"{place} holds negative values (smallest {counts.data.min():g}): it looks scaled."
+        raise InputError(f"{msg} gene_likelihood='normal' takes log-normalised expression, before sc.pp.scale.")

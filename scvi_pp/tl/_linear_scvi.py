@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import numpy as np
 
 from scvi_pp import _docs
 from scvi_pp._data.columns import as_keys
+from scvi_pp._data.sources import Category
+from scvi_pp._data.write import key_names
 from scvi_pp._seed import seed_from
-from scvi_pp.tl._fitting import Call, fit_and_write
+from scvi_pp.tl._fitting import Besides, Call, fit_and_write
 from scvi_pp.tl._inputs_of_counts import inputs_of_counts, sizes_of
 from scvi_pp.tl._options import (
     LatentDistribution,
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scvi_pp._backend.query import Posterior
     from scvi_pp._seed import Seed
+    from scvi_pp.tl._fitting import Trained
     from scvi_pp.tl._training import Training
 
 Dispersion = Literal["gene", "gene-batch", "gene-label"]
@@ -179,8 +186,16 @@ def linear_scvi(
     if copy:
         call = replace(call, adata=adata.copy())
     sources, hyperparameters = _declare(call.adata, options, keys)
-    fit_and_write(call, sources, hyperparameters, {**keys, **options})
+    fit_and_write(call, sources, hyperparameters, {**keys, **options}, besides=partial(_loadings, call, sources))
     return call.adata if copy else None
+
+
+def _loadings(call: Call, sources: Any, fitted: Trained, posterior: Posterior) -> Besides:
+    """The loadings of all genes of the object, NaN for those that are not modelled."""
+    names = call.adata.var_names.get_indexer(list(sources.counts.var_names))
+    loadings = np.full((call.adata.n_vars, posterior.n_latent), np.nan, np.float32)
+    loadings[names] = fitted.network.loadings().detach().cpu().numpy()
+    return Besides(varm={f"{key_names(call.model, call.key_added)[1]}_loadings": loadings})
 
 
 def _checked(options: dict[str, Any], labels_key: str | None) -> dict[str, Any]:
@@ -198,6 +213,6 @@ def _declare(adata: AnnData, options: dict[str, Any], keys: dict[str, Any]) -> t
     from scvi_pp._backend.models.linear_scvi import Hyperparameters
 
     labels = (keys["labels_key"],) if options["dispersion"] == "gene-label" else ()
-    sources = inputs_of_counts(adata, keys, verb="tl.linear_scvi", labels=labels)
+    sources = inputs_of_counts(adata, keys, verb="tl.linear_scvi", labels=Category(labels))
     n_genes, n_labels = len(sources.counts.var_names), len(sources.labels.levels)
     return sources, Hyperparameters(n_genes=n_genes, n_labels=n_labels, **sizes_of(sources), **options)

@@ -218,7 +218,7 @@ def _mapped(
     else:
         groups_of = kinds_of_cells if call.model in MULTIMODAL else None
         given = {"unfrozen": unfrozen, "reference": known.sha256}
-        fitted = trained(call, hyperparameters, reading, groups_of, make=make, given=given)
+        fitted = trained(call, hyperparameters, reading, groups_of=groups_of, make=make, given=given)
     return replace(fitted, network=fitted.network.finished()), hyperparameters
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from scvi_pp import _docs
 from scvi_pp._data.columns import as_keys
-from scvi_pp._errors import InputError
+from scvi_pp._data.sources import Category
 from scvi_pp._seed import seed_from
 from scvi_pp.tl._fitting import Call, fit_and_write
-from scvi_pp.tl._inputs_of_counts import inputs_of_counts, sizes_of
+from scvi_pp.tl._inputs_of_counts import inputs_of_counts, refuse_negative_values, sizes_of
 from scvi_pp.tl._options import (
     BatchRepresentation,
     LatentDistribution,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
-    from scipy.sparse import csr_matrix
 
     from scvi_pp._seed import Seed
     from scvi_pp.tl._training import Training
@@ -209,7 +208,7 @@ def scvi(
     if copy:
         call = replace(call, adata=adata.copy())
     sources, hyperparameters = _declare(call.adata, options, keys)
-    fit_and_write(call, sources, hyperparameters, {**keys, **options}, look=_refuse_negative_values)
+    fit_and_write(call, sources, hyperparameters, {**keys, **options}, look=refuse_negative_values)
     return call.adata if copy else None
 
 
@@ -229,13 +228,6 @@ def _declare(adata: AnnData, options: dict[str, Any], keys: dict[str, Any]) -> t
 
     labels_key, integers = keys["labels_key"], options["gene_likelihood"] != "normal"
     labels = (labels_key,) if labels_key is not None and options["dispersion"] == "gene-label" else ()
-    sources = inputs_of_counts(adata, keys, verb="tl.scvi", labels=labels, integers=integers)
+    sources = inputs_of_counts(adata, keys, verb="tl.scvi", labels=Category(labels), integers=integers)
     n_genes, n_labels = len(sources.counts.var_names), len(sources.labels.levels)
     return sources, Hyperparameters(n_genes=n_genes, n_labels=n_labels, **sizes_of(sources), **options)
-
-
-def _refuse_negative_values(counts: csr_matrix, place: str) -> None:
-    """Counts were checked when they were read; this is for likelihoods of values that were normalised."""
-    if counts.nnz and counts.data.min() < 0:
-        msg = f"{place} holds negative values (smallest {counts.data.min():g}): it looks scaled."
-        raise InputError(f"{msg} gene_likelihood='normal' takes log-normalised expression, before sc.pp.scale.")

@@ -69,7 +69,7 @@ class Training:
 
     def one_by_one(self, order: Tensor, learning_rates: list[float]) -> Tensor:
         """An epoch as it is written down in a book."""
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros(N_SUMS, dtype=torch.float64)
         for index, weight, rate in zip(order.tensor_split(N_STEPS), KL_WEIGHTS, learning_rates, strict=True):
             sums += self.step(self.cells.minibatch(index), float(weight), rate)
         return sums
@@ -240,7 +240,7 @@ def test_an_epoch_has_every_row_once(n_rows: int, n_steps: int):
 
     def step(minibatch: Any, *_: Tensor) -> Tensor:
         seen.append(minibatch.labels)
-        return torch.zeros(2)
+        return torch.zeros(N_SUMS)
 
     field = cells.shape._fields.index("labels")
     cells.fields[field] = streams.Dense(torch.arange(n_rows))

@@ -18,6 +18,8 @@ class Pair(NamedTuple):
     view: Callable[[Tensor], Tensor]
 
 
+# buffers of ours without a twin: how a run weighs cells, and what it calibrates
+OF_TRAINING = {"bound_weight", "label_weight", "labelled_share", "temperature"}
 Pairs = Callable[[Any, Any], Iterable[Pair]]  # of our network and the peer's module
 
 
@@ -71,11 +73,28 @@ def pairs_of_poissonvi(network: Any, vae: Any) -> Iterator[Pair]:
         yield pair._replace(name=f"scvi.{pair.name}")
 
 
+def pairs_of_scanvi(network: Any, vae: Any) -> Iterator[Pair]:
+    """Of scANVI: those of the scVI that it holds, of the classifier, and of what lies above the position."""
+    for pair in pairs(network.scvi, vae):
+        yield pair._replace(name=f"scvi.{pair.name}")
+    ours, peers = network.classifier, vae.classifier.classifier
+    if network.hyperparameters.linear_classifier:
+        yield from _linear("classifier", ours, peers[0])
+    else:
+        yield from _body("classifier.0", ours[0], peers[0])
+        yield from _linear("classifier.1", ours[1], peers[1])
+    above, decoder = network.position_of_label, vae.decoder_z1_z2
+    yield from _encoder("position_of_label.encoder", above.encoder, vae.encoder_z2_z1)
+    yield from _body("position_of_label.decoder.body", above.decoder.body, decoder.decoder)
+    yield from _linear("position_of_label.decoder.mean", above.decoder.mean, decoder.mean_decoder)
+    yield from _linear("position_of_label.decoder.log_variance", above.decoder.log_variance, decoder.var_decoder)
+
+
 @torch.no_grad()
 def copy_weights(network: Any, vae: Any, of_both: Pairs = pairs) -> None:
     """Fill our network with the peer's weights; every tensor of ours must have a twin."""
     found = list(of_both(network, vae))
-    assert {pair.name for pair in found} == network.state_dict().keys()
+    assert {pair.name for pair in found} == network.state_dict().keys() - OF_TRAINING
     for pair in found:
         pair.ours.copy_(pair.view(pair.peers))
 

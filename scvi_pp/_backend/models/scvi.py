@@ -224,27 +224,31 @@ class Network(nn.Module):
     def elbo(self, cells: Inputs[Tensor]) -> Elbo:
         """The bound of each cell with one draw of everything hidden."""
         posterior = self.encode(cells)
-        z = self.latent(posterior.q_z.rsample())
+        reconstruction, fixed_divergence = self.explained(posterior.q_z.rsample(), posterior, cells)
+        return Elbo(reconstruction, priors.divergence_from_standard_normal(posterior.q_z), fixed_divergence)
+
+    def explained(self, position: Tensor, posterior: Posterior, cells: Inputs[Tensor]) -> tuple[Tensor, Tensor]:
+        """log p(x | z) at a draw of the library size, and what its posterior is from its prior, (cells,) each."""
         library, q_library = posterior.library, posterior.q_library
-        fixed_divergence = torch.zeros_like(library[:, 0])
+        divergence = torch.zeros_like(library[:, 0])
         if q_library is not None:
             library = q_library.rsample()
-            fixed_divergence = priors.divergence(q_library, self.p_library(cells))
-        return Elbo(
-            self.log_likelihood(z, library, cells),
-            priors.divergence_from_standard_normal(posterior.q_z),
-            fixed_divergence,
-        )
+            divergence = priors.divergence(q_library, self.p_library(cells))
+        return self.log_likelihood(self.latent(position), library, cells), divergence
 
     def log_importance_weight(self, posterior: Posterior, cells: Inputs[Tensor]) -> Tensor:
         """log p(x, hidden) - log q(hidden) at one draw, (cells,): its exponential averages to p(x)."""
         position = posterior.q_z.rsample()
         ratio: Tensor = priors.standard_normal(position).log_prob(position) - posterior.q_z.log_prob(position)
-        weight, library = ratio.sum(1), posterior.library
+        return ratio.sum(1) + self.log_weight_of_the_rest(position, posterior, cells)
+
+    def log_weight_of_the_rest(self, position: Tensor, posterior: Posterior, cells: Inputs[Tensor]) -> Tensor:
+        """The part of the importance weight that is not about the latent position, (cells,)."""
+        library, weight = posterior.library, torch.zeros_like(posterior.library[:, 0])
         if posterior.q_library is not None:
             library = posterior.q_library.rsample()
             ratio = self.p_library(cells).log_prob(library) - posterior.q_library.log_prob(library)
-            weight = weight + ratio.sum(1)
+            weight = ratio.sum(1)
         return weight + self.log_likelihood(self.latent(position), library, cells)
 
     def p_library(self, cells: Inputs[Tensor]) -> Normal:

@@ -1,0 +1,160 @@
+"""Labels of a study that has none from four that have: scANVI on real batches, and a classifier on the scVI latent space.
+
+    python tests/benchmarks/annotation.py --peer        # scvi-tools; some forty minutes on one core, kept in --cache
+    python tests/benchmarks/annotation.py               # scvi_pp, and the table of both
+    python tests/benchmarks/annotation.py --few 10      # ten labelled cells of each type in all, of whatever study
+
+800 cells of each of five studies of blood, the 2,000 most variable genes, all in one fit; the labels of one study are hidden.
+Accuracy over its cells and the mean of the F1 scores of its types. scvi-tools as its pages do it: scVI, then scANVI from it.
+Besides, a logistic regression on the scVI latent space of either. Needs the real sets, and scvi-tools for --peer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import runs
+from mapping import studies
+from real_sets import default_data_dir
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+HIDDEN = "unlabeled"
+BINS = 15  # of the calibration error
+MEASURES = ("accuracy", "f1", "of_regression", "f1_of_regression", "calibration_error")
+
+
+def main() -> None:
+    """Run the part asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", action="store_true", help="fit scvi-tools where the cache has no run yet")
+    parser.add_argument("--few", type=int, default=0, help="labelled cells of each type, instead of whole studies")
+    parser.add_argument("--seeds", type=int, default=1, help="fits of scvi_pp, whose median is told")
+    parser.add_argument("--data", type=Path, default=default_data_dir(), help="folder of the .h5ad files")
+    parser.add_argument("--cache", type=Path, default=runs.DEFAULT_CACHE, help="where runs are kept (not committed)")
+    asked = parser.parse_args()
+    cells = studies(asked.data)
+    splits = few_labels(cells, asked.few) if asked.few else hidden_studies(cells)
+    if asked.peer:
+        for name, is_hidden in splits.items():
+            path = asked.cache / f"annotation-{name}.json"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(annotated(cells, is_hidden, of_peer, seed=0)))
+                print(path.name, path.read_text(), flush=True)
+    else:
+        tell(cells, splits, asked.cache, asked.seeds)
+
+
+def hidden_studies(cells: ad.AnnData) -> dict[str, np.ndarray]:
+    """The cells without a label, for each study that may be the one."""
+    batch = cells.obs["batch"].astype(str).to_numpy()
+    return {str(name): batch == name for name in np.unique(batch)}
+
+
+def few_labels(cells: ad.AnnData, n: int) -> dict[str, np.ndarray]:
+    """All but some cells of each type, for three choices of these."""
+    splits = {}
+    for choice in range(3):
+        random, is_hidden = np.random.default_rng(choice), np.ones(cells.n_obs, dtype=bool)
+        for rows in cells.obs.groupby("label", observed=True).indices.values():
+            is_hidden[random.choice(rows, min(n, len(rows)), replace=False)] = False
+        splits[f"{n}-of-each-{choice}"] = is_hidden
+    return splits
+
+
+def annotated(
+    cells: ad.AnnData, is_hidden: np.ndarray, fit: Callable[..., tuple[np.ndarray, pd.DataFrame]], *, seed: int
+) -> dict[str, float]:
+    """How well the hidden labels are found, and the seconds of both fits."""
+    truth = cells.obs["label"].astype(str).to_numpy()
+    given = cells.copy()
+    given.obs["label"] = np.where(is_hidden, HIDDEN, truth)
+    seconds: list[float] = []
+    latent, probabilities = fit(given, seconds, seed)
+    regression = LogisticRegression(max_iter=2000).fit(latent[~is_hidden], truth[~is_hidden])
+    asked = is_hidden & np.isin(truth, truth[~is_hidden])
+    found = probabilities.columns.to_numpy().astype(str)[probabilities.to_numpy().argmax(1)]
+    of_regression = regression.predict(latent)
+    return {
+        **_scores(truth[asked], found[asked], ("accuracy", "f1")),
+        **_scores(truth[asked], of_regression[asked], ("of_regression", "f1_of_regression")),
+        "calibration_error": calibration_error(probabilities.to_numpy()[asked].max(1), (found == truth)[asked]),
+        "scvi_seconds": seconds[0],
+        "scanvi_seconds": seconds[1],
+    }
+
+
+def _scores(truth: np.ndarray, found: np.ndarray, names: tuple[str, str]) -> dict[str, float]:
+    macro = f1_score(truth, found, labels=np.unique(truth), average="macro")
+    return dict(zip(names, (float((truth == found).mean()), float(macro)), strict=True))
+
+
+def calibration_error(confidence: np.ndarray, is_right: np.ndarray) -> float:
+    """The mean distance of confidence and accuracy, over equal steps of confidence."""
+    step = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return float(sum(abs((confidence - is_right)[step == each].sum()) for each in range(BINS)) / len(confidence))
+
+
+def of_ours(given: ad.AnnData, seconds: list[float], seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """The scVI latent space, and the probabilities of labels of tl.scanvi in one call."""
+    import scvi_pp as svp
+
+    svp.settings.verbosity = 0
+    started = time.perf_counter()
+    svp.tl.scvi(given, batch_key="batch", denoise=False, rng=seed)
+    seconds.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    svp.tl.scanvi(given, "label", unlabeled_category=HIDDEN, batch_key="batch", denoise=False, rng=seed)
+    seconds.append(time.perf_counter() - started)
+    levels = given.obs["scanvi"].cat.categories
+    return given.obsm["X_scvi"], pd.DataFrame(given.obsm["scanvi_probabilities"], columns=levels)
+
+
+def of_peer(given: ad.AnnData, seconds: list[float], seed: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """The same by scvi-tools with all its defaults."""
+    import scvi
+    import torch
+
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning|scvi")
+    scvi.settings.seed = seed
+    run = {"accelerator": "cpu", "enable_progress_bar": False}
+    started = time.perf_counter()
+    scvi.model.SCVI.setup_anndata(given, batch_key="batch")
+    below = scvi.model.SCVI(given)
+    below.train(**run)
+    seconds.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    model = scvi.model.SCANVI.from_scvi_model(below, HIDDEN, labels_key="label")
+    model.train(**run)
+    seconds.append(time.perf_counter() - started)
+    return below.get_latent_representation(), model.predict(soft=True)
+
+
+def tell(cells: ad.AnnData, splits: dict[str, np.ndarray], cache: Path, n_seeds: int) -> None:
+    """A line for each split."""
+    head = ("hidden", "accuracy", "macro F1", "accuracy of a regression", "its macro F1", "calibration error", "seconds")
+    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for name, is_hidden in splits.items():
+        fits = [annotated(cells, is_hidden, of_ours, seed=seed) for seed in range(n_seeds)]
+        path = cache / f"annotation-{name}.json"
+        peer = json.loads(path.read_text()) if path.exists() else dict.fromkeys(fits[0], float("nan"))
+        ours = {what: float(np.median([fit[what] for fit in fits])) for what in fits[0]}
+        pairs = [f"{peer[what]:.3f}, {ours[what]:.3f}" for what in MEASURES]
+        seconds = f"{peer['scvi_seconds'] + peer['scanvi_seconds']:.0f}, {ours['scanvi_seconds']:.1f}"
+        print(f"| {name} | {' | '.join(pairs)} | {seconds} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
