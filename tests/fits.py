@@ -35,6 +35,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "gene-label": {"dispersion": "gene-label", "labels_key": "type"},
     "gene-cell": {"dispersion": "gene-cell", "gene_likelihood": "nb"},
     "some genes": {"mask_var": "chosen"},
+    "scanvi": {"labels_key": "known"},
+    "scanvi simplex": {"labels_key": "known", "latent_distribution": "ln", "linear_classifier": True},
 }
 PEAKVI: dict[str, dict[str, Any]] = {
     "peakvi": {},
@@ -76,6 +78,7 @@ def _with_columns(adata: ad.AnnData, seed: int) -> ad.AnnData:
     n_obs, n_vars = adata.shape
     rng = np.random.default_rng(seed)
     adata.obs["type"] = pd.Categorical(np.where(adata.obs.pop("group"), "t1", "t0"))
+    adata.obs["known"] = adata.obs["type"].where(np.arange(n_obs) % 5 > 1)
     adata.obs["sex"] = rng.permutation(np.arange(n_obs) % 2 == 0)
     adata.obs["site"] = pd.Categorical([f"s{i % 3}" for i in range(n_obs)])
     adata.obs["mito"] = rng.uniform(size=n_obs)
@@ -95,11 +98,16 @@ def like(name: str, n_obs: int = 60, n_vars: int = 20, seed: int = 0) -> ad.AnnD
 def fit(name: str) -> ad.AnnData:
     """The fit of a model in `MODELS` or `CHROMATIN`, not to be written to."""
     adata = like(name)
-    verb = svp.tl.peakvi if name in PEAKVI else svp.tl.poissonvi if name in POISSONVI else svp.tl.scvi
     options = CHROMATIN[name] if name in CHROMATIN else MODELS[name]
     with svp.settings.override(verbosity=0):
-        verb(adata, **{**OPTIONS, **options})
+        getattr(svp.tl, model_of(name))(adata, **{**OPTIONS, **options})
     return adata
+
+
+def model_of(name: str) -> str:
+    """The verb, and the name under which the fit is stored."""
+    first = name.split()[0]
+    return first if first in ("peakvi", "poissonvi", "scanvi") else "scvi"
 
 
 def genes_of(name: str) -> list[str]:

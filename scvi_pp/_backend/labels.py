@@ -44,7 +44,9 @@ def label_logits(posterior: Posterior, n_samples: int | None = None) -> npt.NDAr
 
 def _drawn(posterior: Posterior, sample: int, where: slice) -> torch.Tensor:
     n_cells, width = posterior.cells.n_cells, posterior.n_latent
-    return noise.standard_normal(n_cells, width, seed=posterior.seed, sample=sample, rows=where).to(posterior.cells.device)
+    return noise.standard_normal(n_cells, width, seed=posterior.seed, sample=sample, rows=where).to(
+        posterior.cells.device
+    )
 
 
 def calibrate(posterior: Posterior, rows: np.ndarray, labels: np.ndarray) -> None:

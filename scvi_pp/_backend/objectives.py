@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 N_SUMS = 3  # that a run keeps of a minibatch
 
 

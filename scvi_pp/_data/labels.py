@@ -100,4 +100,5 @@ def _names(column: pd.Series) -> tuple[list[str], npt.NDArray[np.int64]]:
 
 
 def _only(column: pd.Series) -> AnnData:
-    return AnnData(obs=column.to_frame())
+    """Return cells of nothing but this column; their names may not tell them apart, and are left out."""
+    return AnnData(obs=column.to_frame().set_axis(pd.RangeIndex(len(column)).astype(str)))

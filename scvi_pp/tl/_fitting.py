@@ -78,6 +78,7 @@ class Besides:
     obsm: Mapping[str, Any] = field(default_factory=dict)
     varm: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
+    said: str = ""  # a sentence of the report
 
 
 class How(TypedDict, total=False):
@@ -138,7 +139,7 @@ def fit_and_write(
         "uns": {uns_key: record},
     }
     write(call.adata, **written)
-    report(call, fitted, [f"{place}['{key}']" for place, entries in written.items() for key in entries])
+    report(call, fitted, [f"{place}['{key}']" for place, entries in written.items() for key in entries], others.said)
 
 
 @dataclass(frozen=True)
@@ -329,7 +330,7 @@ def _as_json(values: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def report(call: Call, fitted: Trained, written: list[str]) -> None:
+def report(call: Call, fitted: Trained, written: list[str], said: str = "") -> None:
     """Say how the fit went, and what was written."""
     outcome, where = fitted.outcome, fitted.where
     if not outcome.n_epochs:
@@ -339,6 +340,6 @@ def report(call: Call, fitted: Trained, written: list[str]) -> None:
     reason = {"budget": "", "converged": ", converged", "stopped": ", stopped by you", "diverged": ", diverged"}
     _logging.info(
         f"{call.model}: {outcome.n_epochs} epochs on {where}{reason[outcome.ended]}, {held_out} "
-        f"{outcome.best_elbo:.2f} per cell (epoch {outcome.best_epoch}), {outcome.seconds:.1f} s. "
+        f"{outcome.best_elbo:.2f} per cell (epoch {outcome.best_epoch}), {outcome.seconds:.1f} s. {said and said + ' '}"
         f"Added {', '.join(written)}."
     )

@@ -79,9 +79,9 @@ def predict_labels(
     Raises
     ------
     InputError
-        The model knows no labels, or the cells have a batch that it has not seen.
+        The model knows no labels, or the cells lack a gene or have a batch that it has not seen: `tl.map_query` takes both.
     MissingKeyError
-        A gene, a column or the model is not there. In each case the object is left as it was.
+        A column or the model is not there. In each case the object is left as it was.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def predict_labels(
     >>> svp.tl.scanvi(known, "cell_type", max_epochs=2, denoise=False)
     >>> svp.tl.predict_labels(new, reference=known)
     >>> new.obsm["scanvi_probabilities"].shape
-    (100, 4)
+    (100, 5)
     """
     check_annotated(adata, verb="tl.predict_labels")
     if n_samples is not None:

@@ -213,8 +213,8 @@ def scanvi(
     >>> adata = svp.datasets.pbmc68k()
     >>> adata.obs["known"] = adata.obs["bulk_labels"].where(adata.obs_names < "C")
     >>> svp.tl.scanvi(adata, "known", max_epochs=2)
-    >>> adata.obs["scanvi"].notna().all()
-    True
+    >>> adata.obsm["scanvi_probabilities"].shape
+    (700, 10)
     """
     options = {
         "n_latent": n_latent,
@@ -270,7 +270,8 @@ def _fit(call: Call, options: dict[str, Any], keys: dict[str, Any]) -> None:
         given = {"from": str(call.adata.uns[keys["from_key"]]["model"]["sha256"])}
         call = replace(call, training=_short(call))
         asked = {name: options[name] for name in OF_LABELS} | {name: keys[name] for name in OF_CALL}
-        keys, options = {name: value for name, value in stored.params.items() if name not in stored.facts}, asked
+        settled = {"model", *stored.facts}
+        keys, options = {name: value for name, value in stored.params.items() if name not in settled}, asked
     for name in sources.labels.suspicious():
         _logging.warning(
             f"{sources.labels.place} holds '{name}', which is taken for a label like any other. If it says that there is "
@@ -300,11 +301,12 @@ def _labelled(call: Call, sources: Any, fitted: Trained, posterior: Posterior) -
     probabilities = label_probabilities(posterior)
     obs, obsm = label_results(key_names(call.model, call.key_added)[1], probabilities, levels, call.adata.obs_names)
     params: dict[str, Any] = {"n_labels": len(levels), "n_labelled": int((labels < len(levels)).sum())}
+    said = ""
     if len(held_out):
         is_right = probabilities[held_out].argmax(1) == labels[held_out]
         params |= {"n_labelled_held_out": len(held_out), "held_out_accuracy": round(float(is_right.mean()), 4)}
-        _logging.info(f"scanvi: {is_right.sum():,} of {len(held_out):,} labels that were held out are found.")
-    return Besides(obs=obs, obsm=obsm, params=params)
+        said = f"{is_right.sum():,} of {len(held_out):,} held-out labels found."
+    return Besides(obs=obs, obsm=obsm, params=params, said=said)
 
 
 def _declare(adata: AnnData, labels: Labels, options: dict[str, Any], keys: dict[str, Any]) -> tuple[Any, Any]:

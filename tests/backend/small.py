@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch.distributions import Normal
 
 from scvi_pp._backend.fit import Plan
-from scvi_pp._backend.models import linear_scvi, peakvi, poissonvi
+from scvi_pp._backend.models import linear_scvi, peakvi, poissonvi, scanvi
 from scvi_pp._backend.models.scvi import Hyperparameters, Inputs, Network, build
 from scvi_pp._backend.streams import Cells
 
@@ -69,6 +69,19 @@ def linear_network(inputs: Inputs[Any], *, seed: int = 0, **options: Any) -> lin
     """An untrained linear scVI of the right shape."""
     shape = linear_scvi.Hyperparameters(n_genes=inputs.counts.shape[1], n_labels=2, **_shape(inputs))
     return _built(linear_scvi.build, replace(shape, **options), seed)
+
+
+def labelled(n_cells: int = 60, n_genes: int = 20, *, n_labels: int = 3, **options: Any) -> Inputs[Any]:
+    """The same counts with labels, a third of the cells without one."""
+    found = arrays(n_cells, n_genes, **options)
+    labels = np.random.default_rng(5).integers(n_labels, size=n_cells)
+    return found._replace(labels=np.where(np.arange(n_cells) % 3 == 0, n_labels, labels))
+
+
+def scanvi_network(inputs: Inputs[Any], *, seed: int = 0, **options: Any) -> scanvi.Network:
+    """An untrained scANVI of the right shape."""
+    shape = scanvi.Hyperparameters(n_genes=inputs.counts.shape[1], n_labels=int(inputs.labels.max()), **_shape(inputs))
+    return _built(scanvi.build, replace(shape, **options), seed)
 
 
 def peakvi_network(inputs: peakvi.Inputs[Any], *, seed: int = 0, **options: Any) -> peakvi.Network:

@@ -144,7 +144,15 @@ def of_peer(given: ad.AnnData, seconds: list[float], seed: int) -> tuple[np.ndar
 
 def tell(cells: ad.AnnData, splits: dict[str, np.ndarray], cache: Path, n_seeds: int) -> None:
     """A line for each split."""
-    head = ("hidden", "accuracy", "macro F1", "accuracy of a regression", "its macro F1", "calibration error", "seconds")
+    head = (
+        "hidden",
+        "accuracy",
+        "macro F1",
+        "accuracy of a regression",
+        "its macro F1",
+        "calibration error",
+        "seconds",
+    )
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for name, is_hidden in splits.items():
         fits = [annotated(cells, is_hidden, of_ours, seed=seed) for seed in range(n_seeds)]

@@ -17,6 +17,7 @@ from scvi_pp import settings
 from scvi_pp._backend import kernels, streams
 from scvi_pp._backend.graph import TOGETHER, WARM_UP, Epochs, Repeated
 from scvi_pp._backend.kernels.gather_rows.device import tile
+from scvi_pp._backend.objectives import N_SUMS
 from scvi_pp._backend.optimizer import SharedAdam
 from tests.backend import small
 from tests.cuda.test_likelihoods import KERNELS, ON_DEVICE

@@ -7,7 +7,7 @@ import torch
 
 from scvi_pp import get, tl
 from scvi_pp._fitted_model import open_model
-from tests.fits import MODELS, fit, genes_of
+from tests.fits import MODELS, fit, genes_of, model_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -96,12 +96,12 @@ def test_several_batches_may_come_in_any_collection(several):
 def test_mean_over_draws_is_that_of_the_decoded_draws(name: str):
     adata = fit(name)
     n_samples = 5
-    model = open_model(adata, "scvi", verb="test")
+    model = open_model(adata, model_of(name), verb="test")
     cells = model.posterior.cells.minibatch(torch.arange(adata.n_obs))
     draws = torch.tensor(get.latent(adata, kind="sample", n_samples=n_samples, rng=3))
     model.posterior.network.eval()
     with torch.no_grad():
-        decoded = np.stack([model.posterior.network.log_scale(z, cells).exp().numpy() for z in draws])
+        decoded = np.stack([model.posterior.network.expression(z, cells).numpy() for z in draws])
     for n in (1, n_samples):
         found = get.denoised(adata, n_samples=n, rng=3)
         np.testing.assert_allclose(found, decoded[:n].mean(0), rtol=1e-4)
@@ -121,5 +121,5 @@ def test_table_is_the_layer(name: str):
     adata = fit(name).copy()
     options = {"library_size": "latent", "transform_batch": ["b0", "b1"], "n_samples": 2, "rng": 4}
     tl.denoise(adata, **options)
-    layer = pd.DataFrame(adata.layers["scvi_denoised"], index=adata.obs_names, columns=adata.var_names)
+    layer = pd.DataFrame(adata.layers[f"{model_of(name)}_denoised"], index=adata.obs_names, columns=adata.var_names)
     np.testing.assert_array_equal(layer[genes_of(name)], get.denoised(adata, **options))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scvi_pp import get
-from tests.fits import MODELS, fit, genes_of
+from tests.fits import MODELS, fit, genes_of, model_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -20,7 +20,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", MODELS)
 def test_each_likelihood_has_its_parameters(name: str):
     adata = fit(name)
-    likelihood = adata.uns["scvi"]["params"]["gene_likelihood"]
+    likelihood = adata.uns[model_of(name)]["params"]["gene_likelihood"]
     parameters = get.likelihood_parameters(adata)
     assert set(parameters) == EXPECTED[likelihood]
     for table in parameters.values():

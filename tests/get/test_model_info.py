@@ -6,7 +6,7 @@ import pytest
 
 import scvi_pp as svp
 from scvi_pp import get
-from tests.fits import MODELS, OPTIONS, fit, genes_of
+from tests.fits import MODELS, OPTIONS, fit, genes_of, model_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -16,7 +16,7 @@ def test_everything_about_the_fit_can_be_read(name: str):
     adata = fit(name)
     info = get.model_info(adata)
     assert list(info) == ["model", "genes", "batches", "hyperparameters", "training", "reads", "n_parameters"]
-    assert info["model"] == "scvi"
+    assert info["model"] == model_of(name)
     assert info["genes"] == genes_of(name)
     assert info["batches"] == ["b0", "b1"]
     assert info["hyperparameters"]["n_latent"] == OPTIONS["n_latent"]

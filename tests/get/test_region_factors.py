@@ -7,7 +7,7 @@ import pytest
 from scvi_pp import get, tl
 from scvi_pp._data.fitted import from_record
 from scvi_pp._errors import InputError
-from tests.fits import CHROMATIN, MODELS, OPTIONS, PEAKVI, POISSONVI, fit, fragments, genes_of
+from tests.fits import CHROMATIN, MODELS, OPTIONS, PEAKVI, POISSONVI, fit, fragments, genes_of, model_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 WITHOUT = "peakvi without factors"
@@ -60,5 +60,6 @@ def test_a_model_that_was_fitted_without_them_says_so():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_of_genes_has_none(name: str):
-    with pytest.raises(InputError, match=r"get\.region_factors needs a model of chromatin: uns\['scvi'\] is a scvi of"):
+    model = model_of(name)
+    with pytest.raises(InputError, match=rf"needs a model of chromatin: uns\['{model}'\] is a {model} of genes"):
         get.region_factors(fit(name))

@@ -9,7 +9,7 @@ import pytest
 from scvi_pp import get, tl
 from scvi_pp._errors import InputError, MissingKeyError
 from tests.contract import assert_only_added, assert_same, contents
-from tests.fits import MODELS, cells, fit
+from tests.fits import MODELS, cells, fit, model_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -19,8 +19,8 @@ def test_layer_is_float32_and_nothing_else_is_written(name: str):
     adata = fit(name).copy()
     before = contents(adata)
     assert tl.denoise(adata) is None
-    assert_only_added(before, adata, {"layers[scvi_denoised]"})
-    layer = adata.layers["scvi_denoised"]
+    assert_only_added(before, adata, {f"layers[{model_of(name)}_denoised]"})
+    layer = adata.layers[f"{model_of(name)}_denoised"]
     assert (type(layer), layer.dtype, layer.shape) == (np.ndarray, np.float32, adata.shape)
 
 

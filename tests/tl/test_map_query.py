@@ -15,7 +15,7 @@ from scvi_pp import get, tl
 from scvi_pp._data.fitted import from_record
 from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError
 from tests.contract import QUICK, assert_only_added, assert_same, contents
-from tests.fits import CHROMATIN, MODELS, cells, fit, like
+from tests.fits import CHROMATIN, MODELS, cells, fit, like, model_of
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -34,10 +34,6 @@ def query_for(name: str, n_obs: int = 40) -> ad.AnnData:
     adata.obs["site"] = [f"s{i % 2 + 2}" for i in range(n_obs)]
     adata.obs["sex"] = np.array(["False", "True", "other"])[np.arange(n_obs) % 3]
     return adata
-
-
-def model_of(name: str) -> str:
-    return "scvi" if name in MODELS else name.split()[0]
 
 
 @pytest.mark.parametrize("name", [*MODELS, *CHROMATIN])

@@ -12,7 +12,7 @@ import scvi_pp as svp
 from scvi_pp import get, tl
 from scvi_pp._errors import InputError, MissingKeyError, TrainingError
 from tests.contract import QUICK, assert_same, contents
-from tests.fits import MODELS, cells, fit
+from tests.fits import MODELS, cells, fit, model_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -44,11 +44,11 @@ def test_every_likelihood_goes_with_every_dispersion(likelihood: str, dispersion
 @pytest.mark.parametrize("name", MODELS)
 def test_every_option_is_recorded_and_its_latent_is_its_own(name: str):
     adata = fit(name)
-    params = adata.uns["scvi"]["params"]
+    params = adata.uns[model_of(name)]["params"]
     for option, value in MODELS[name].items():
         assert params[option] == (", ".join(value) if isinstance(value, list) else value)
     if name != "zinb":
-        assert not np.array_equal(adata.obsm["X_scvi"], fit("zinb").obsm["X_scvi"])
+        assert not np.array_equal(adata.obsm[f"X_{model_of(name)}"], fit("zinb").obsm["X_scvi"])
 
 
 @pytest.mark.parametrize("where", ["encoder", "decoder", "both", "none"])

@@ -106,7 +106,9 @@ class PositionOfLabel(nn.Module):
         super().__init__()
         self.n_labels = hp.n_labels
 
-        def network(part: Literal["encoder", "decoder"], dropout_rate: float, smallest_variance: float) -> GaussianEncoder:
+        def network(
+            part: Literal["encoder", "decoder"], dropout_rate: float, smallest_variance: float
+        ) -> GaussianEncoder:
             return GaussianEncoder(
                 hp.n_latent,
                 hp.n_latent,
@@ -141,7 +143,7 @@ class PositionOfLabel(nn.Module):
 
     def log_density(self, position: Tensor, drawn: Tensor | None = None) -> Tensor:
         """log p(z) by a draw of u for each label, (cells,): its exponential averages to p(z)."""
-        by_label = self(position, drawn)
+        by_label: ByLabel = self(position, drawn)
         return (by_label.log_p_position + by_label.log_weight).logsumexp(1) - math.log(self.n_labels)
 
 
@@ -208,10 +210,11 @@ class Network(nn.Module):
         if not self.training:
             logits, of_labelled = self.classifier(torch.cat([position, posterior.q_z.loc])).chunk(2)
             return self._elbo(self.terms(position, logits, posterior, cells), of_labelled, label, is_labelled)
-        # a few labels are soon known by heart: they move the position as much as there are of them
+        # a few labels are soon known by heart: they move the position as much as there are of them; nor may they do so
+        # by the batch norm of the classifier, which is asked about each draw by itself
         another = posterior.q_z.rsample()
         judged = torch.lerp(another.detach(), another, self.get_buffer("labelled_share"))
-        logits, of_labelled = self.classifier(torch.cat([position, judged])).chunk(2)
+        logits, of_labelled = self.classifier(position), self.classifier(judged)
         seen = torch.where(F.one_hot(label, n_labels).bool(), 0.0, SURELY_NOT)
         logits = torch.where(is_labelled[:, None], seen, logits)
         elbo = self._elbo(self.terms(position, logits, posterior, cells), of_labelled, label, is_labelled)
@@ -244,7 +247,7 @@ class Network(nn.Module):
         Labels are summed over rather than drawn.
         """
         position = posterior.q_z.rsample()
-        ratio = self.position_of_label.log_density(position) - posterior.q_z.log_prob(position).sum(1)
+        ratio: Tensor = self.position_of_label.log_density(position) - posterior.q_z.log_prob(position).sum(1)
         return ratio + self.scvi.log_weight_of_the_rest(position, posterior, cells)
 
     # ---- the prior
@@ -309,7 +312,8 @@ def repeats(labels: np.ndarray, hyperparameters: Hyperparameters) -> np.ndarray:
     wanted = np.minimum(n_cells, most) if most else n_cells
     n_rows = max(n_cells.sum(), LABELLED_SHARE / (1 - LABELLED_SHARE) * (len(labels) - n_cells.sum()))
     times = np.rint(n_rows * wanted / max(wanted.sum(), 1) / np.maximum(n_cells, 1)).astype(np.int64)
-    return np.append(np.maximum(times, 1), 1)[labels]
+    of_label: np.ndarray = np.append(np.maximum(times, 1), 1)
+    return of_label[labels]
 
 
 def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:

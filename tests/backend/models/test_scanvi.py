@@ -1,0 +1,210 @@
+"""scANVI: the bound with and without a label, the prior that labels make, and how often labelled cells come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_pp._backend.answering import Labelling, Structured
+from scvi_pp._backend.fit import fit
+from scvi_pp._backend.models.scanvi import Inputs, Network, build, hyperparameters_from, repeats
+from scvi_pp._backend.query import Posterior
+from scvi_pp._backend.surgery import mapping
+from tests.backend import small
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({"n_batches": 1}, {}),
+    "covariates": ({"n_levels": (3, 1, 2), "n_numbers": 2}, {"encode_covariates": True, "n_layers": 2}),
+    "linear classifier": ({}, {"linear_classifier": True}),
+    "size factor": ({"size_factor": True}, {"gene_likelihood": "nb"}),
+    "gene-cell": ({}, {"dispersion": "gene-cell"}),
+    "latent library": ({}, {"use_observed_lib_size": False}),
+    "ln": ({}, {"latent_distribution": "ln"}),
+    "embedding": ({}, {"batch_representation": "embedding"}),
+}
+
+
+def made(name: str = "plain", **more: Any) -> tuple[Network, Inputs[Any]]:
+    data, options = VARIANTS[name]
+    found = small.labelled(**data)
+    return small.scanvi_network(found, **options, **more).eval(), small.cells(found).minibatch(torch.arange(60))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_bound_is_below_the_likelihood_by_importance_sampling(name: str):
+    network, cells = made(name)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        bounds = torch.stack([network.elbo(cells).bound for _ in range(200)]).mean(0)
+        weights = [network.log_importance_weight(network.encode(cells), cells) for _ in range(200)]
+    likelihood = torch.stack(weights).logsumexp(0) - math.log(200)
+    assert (likelihood > bounds).all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_labels_are_not_looked_at_but_in_training(name: str):
+    network, cells = made(name)
+    without = cells._replace(labels=torch.full((60,), 3))
+    torch.manual_seed(1)
+    of_labelled = network.elbo(cells)
+    torch.manual_seed(1)
+    of_others = network.elbo(without)
+    torch.testing.assert_close(of_labelled.bound, of_others.bound)
+    assert of_labelled.supervision is not None and of_others.supervision is not None
+    assert (of_labelled.supervision > 0).equal(cells.labels < 3)
+    assert (of_others.supervision == 0).all()
+
+
+def test_the_bound_of_a_cell_is_the_mean_over_labels_less_what_the_classifier_leaves_open():
+    """sum_k pi_k (bound with label k) + entropy(pi) = bound without one."""
+    network, cells = made()
+    posterior = network.encode(cells)
+    position = posterior.q_z.loc
+    logits = network.classifier(position)
+
+    def bound(logits: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(2)
+        terms = network.terms(position, logits, posterior, cells)
+        return terms.reconstruction - terms.of_position - terms.of_rest - terms.of_label - terms.of_library
+
+    of_label = torch.stack([bound(torch.eye(3)[[k]].expand(60, 3) * 1e4) for k in range(3)], dim=1)
+    shares = logits.softmax(1)
+    entropy = -(shares * shares.log()).sum(1)
+    torch.testing.assert_close(bound(logits), (shares * of_label).sum(1) + entropy, rtol=1e-5, atol=1e-4)
+
+
+def test_a_classifier_that_is_sure_leaves_gradients_finite():
+    network, cells = made()
+    network.train()
+    with torch.no_grad():
+        network.classifier[-1].weight.mul_(1e6)  # type: ignore[index]
+    network.elbo(cells).loss(1.0).backward()
+    assert all(torch.isfinite(each.grad).all() for each in network.parameters() if each.grad is not None)
+
+
+def test_few_labels_hardly_move_the_encoder_by_the_classifier():
+    """Its gradient there is in proportion to the share of cells that have a label."""
+    found = {}
+    for share in (0.0, 0.1, 1.0):
+        network, cells = made(classification_weight=1e6)
+        network.train()
+        network.get_buffer("labelled_share").fill_(share)
+        network.get_buffer("label_weight")[:-1] = 1
+        torch.manual_seed(0)
+        network.elbo(cells)._replace(reconstruction=torch.zeros(60), divergence=torch.zeros(60)).loss(1.0).backward()
+        weight = network.scvi.encoder.mean.weight.grad
+        found[share] = 0.0 if weight is None else float(weight.abs().sum())
+        assert float(network.classifier[-1].weight.grad.abs().sum()) > 0  # type: ignore[index, union-attr]
+    assert found[0.0] == 0
+    assert found[0.1] == pytest.approx(0.1 * found[1.0], rel=1e-3)
+
+
+# ---- the prior
+
+
+def test_the_prior_is_a_mixture_whose_draws_and_density_agree():
+    network, _ = made()
+    assert isinstance(network, Structured) and isinstance(network, Labelling)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        drawn = network.prior_position(torch.randn(20_000, 3))
+        # E_p[q(z) / p(z)] = 1 for any density q
+        q = torch.distributions.Normal(drawn.mean(0), drawn.std(0) * 0.7)
+        ratio = (q.log_prob(drawn).sum(1) - network.log_prior(drawn)).exp()
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_the_density_at_given_noise_is_the_same_in_every_block():
+    network, cells = made()
+    position = network.encode(cells).q_z.loc
+    with torch.no_grad():
+        parts = torch.cat([network.log_prior(part) for part in position.split(7)])
+    torch.testing.assert_close(parts, network.log_prior(position), rtol=1e-5, atol=1e-5)
+
+
+# ---- rows
+
+
+def test_labelled_cells_come_again_until_they_are_a_quarter():
+    hp = made()[0].hyperparameters
+    labels = np.array([0] * 8 + [1] * 4 + [3] * 388)
+    times = repeats(labels, hp)
+    assert set(times[labels == 3]) == {1}
+    n_labelled = times[labels < 3].sum()
+    assert n_labelled / (n_labelled + 388) == pytest.approx(0.25, abs=0.01)
+    assert times[labels == 0][0] == times[labels == 1][0] > 1
+
+
+def test_labels_that_are_many_come_once_and_rare_ones_as_often_as_wanted():
+    hp = made()[0].hyperparameters
+    labels = np.array([0] * 300 + [1] * 10 + [3] * 50)
+    assert set(repeats(labels, hp)) == {1}
+    balanced = repeats(labels, replace(hp, n_samples_per_label=10))
+    assert set(balanced[labels == 0]) == {1}
+    assert balanced[labels == 1][0] == 16  # 310 rows of labels, half of them of each
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_each_cell_counts_once_for_the_bound_and_each_label_as_wanted(most: int | None):
+    inputs = small.labelled()
+    network, cells = small.scanvi_network(inputs, n_samples_per_label=most), small.cells(inputs)
+    times = np.where(inputs.labels == 1, 4, np.where(inputs.labels == 3, 1, 2))
+    rows = torch.tensor(np.repeat(np.arange(60), times))
+    network.start_from(cells, rows)
+    labels = torch.tensor(inputs.labels)[rows]
+    bound, label = network.get_buffer("bound_weight")[labels], network.get_buffer("label_weight")[labels]
+    assert float(bound.mean()) == pytest.approx(1)
+    of_cell = torch.zeros(60).index_add(0, rows, bound)
+    torch.testing.assert_close(of_cell, of_cell[0].expand(60))
+    of_label = torch.zeros(4).index_add(0, labels, label) / len(rows)
+    n_cells = torch.bincount(torch.tensor(inputs.labels), minlength=4)[:3].clamp(max=most or 60)
+    torch.testing.assert_close(of_label, torch.cat([n_cells / n_cells.sum(), torch.zeros(1)]))
+    assert float(network.get_buffer("labelled_share")) == pytest.approx(40 / 60)
+
+
+def test_a_fitted_scvi_is_taken_over_and_kept_by_the_start():
+    inputs = small.labelled()
+    below = small.network(inputs._replace(labels=np.zeros(60, dtype=np.int64)), n_labels=1, seed=4)
+    network = small.scanvi_network(inputs)
+    network.begin_with(below)
+    network.start_from(small.cells(inputs), torch.arange(60))
+    for name, tensor in below.state_dict().items():
+        assert torch.equal(network.scvi.state_dict()[name], tensor)
+
+
+def test_training_finds_labels_and_the_best_epoch_is_by_them_too():
+    inputs = small.labelled()
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=60)
+    counts = inputs.counts.toarray() + 20 * kind[:, None] * (np.arange(20) < 5)
+    inputs = inputs._replace(counts=type(inputs.counts)(counts), labels=np.where(np.arange(60) % 3 == 0, 2, kind))
+    network, cells = small.scanvi_network(inputs), small.cells(inputs)
+    outcome = fit(network, cells, small.plan(max_epochs=40, learning_rate=1e-2, groups=inputs.labels))
+    found = Posterior(network, cells).latent_mean()
+    with torch.no_grad():
+        assert (network.label_logits(torch.tensor(found)).argmax(1).numpy() == kind).mean() > 0.95
+    score = outcome.history["elbo_validation"] - outcome.history["supervision_validation"]
+    assert outcome.best_epoch == 1 + int(score.argmax())
+
+
+# ---- as every model
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_query_with_new_batches_leaves_what_is_known(name: str):
+    network, cells = made(name)
+    hp = replace(network.hyperparameters, n_batches=4)
+    grown = mapping(network, build(hp), "new").finished().eval()
+    posterior, before = grown.encode(cells), network.encode(cells)  # type: ignore[operator]
+    assert torch.equal(posterior.q_z.loc, before.q_z.loc)
+    assert torch.equal(grown.label_logits(before.q_z.loc), network.label_logits(before.q_z.loc))  # type: ignore[operator]
+
+
+def test_hyperparameters_come_back_from_json():
+    hp = made("covariates")[0].hyperparameters
+    assert hyperparameters_from({**vars(hp), "n_levels": list(hp.n_levels)}) == hp
