@@ -14,6 +14,7 @@ from scvi_pp.tl._poissonvi import poissonvi
 from scvi_pp.tl._posterior_predictive_check import posterior_predictive_check
 from scvi_pp.tl._scvi import scvi
 from scvi_pp.tl._simulate import simulate
+from scvi_pp.tl._totalvi import totalvi
 from scvi_pp.tl._transfer_labels import transfer_labels
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "posterior_predictive_check",
     "scvi",
     "simulate",
+    "totalvi",
     "transfer_labels",
 ]
