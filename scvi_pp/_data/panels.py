@@ -65,12 +65,12 @@ class Panels:
 
     def read(self, data: MuData) -> npt.NDArray[np.bool_] | None:
         """Return bool (n_obs, n_proteins); None if everything was measured wherever proteins were."""
-        names = self.proteins.var_names or ()
-        absent = self.proteins.counts.absent
-        if not self.lacking and not absent:
+        names, lacking = self.proteins.var_names or (), self.lacking
+        here = data.mod[self.proteins.modality].var_names if self.proteins.modality in data.mod else names
+        absent = [name for name in self.proteins.counts.absent if name not in here]
+        if not lacking and not absent:
             return None
         codes, batches = self._batches(data)
-        lacking = self.lacking
         table = np.array([[name not in lacking.get(batch, ()) for name in names] for batch in batches], dtype=bool)
         table &= ~np.isin(names, absent)
         found: npt.NDArray[np.bool_] = table[codes]
