@@ -302,7 +302,9 @@ def test_every_question_has_an_answer(mod: str):
 def test_questions_about_proteins_are_refused_by_models_without():
     mdata = cells()
     tl.scvi(mdata["rna"], **QUICK)
-    with pytest.raises(InputError, match="get.foreground_probability is for models of proteins, and uns.'scvi'. has none"):
+    with pytest.raises(
+        InputError, match="get.foreground_probability is for models of proteins, and uns.'scvi'. has none"
+    ):
         get.foreground_probability(mdata["rna"])
     with pytest.raises(InputError, match="include_background=True is for proteins, and genes of"):
         get.denoised(mdata["rna"], include_background=True)

@@ -163,7 +163,11 @@ def test_every_question_has_an_answer_and_a_query_is_mapped():
 
 REFUSED = [
     ({"protein_obsm": "adtt"}, MissingKeyError, r"adata has no obsm 'adtt'. Did you mean 'adt'"),
-    ({"protein_obsm": "adt", "protein_names_uns_key": "nam"}, MissingKeyError, "no uns key 'nam'.*Did you mean 'names'"),
+    (
+        {"protein_obsm": "adt", "protein_names_uns_key": "nam"},
+        MissingKeyError,
+        "no uns key 'nam'.*Did you mean 'names'",
+    ),
     ({"protein_obsm": "adt", "protein_names_uns_key": "few"}, InputError, r"uns\['few'\] holds 2 names.* 5 columns"),
     ({"protein_obsm": "adt", "protein_layer": "counts"}, InputError, "both say where proteins are"),
     ({"protein_obsm": "adt", "rna_layer": "counts"}, MissingKeyError, "adata has no layer 'counts'"),
