@@ -27,7 +27,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def test_every_archived_file_is_tested():
-    assert sorted(path.name for path in HERE.glob("*.h5*")) == sorted([*FILES, *OF_CHROMATIN, *LATER, OF_MULTIOME, *OF_PROTEINS])
+    assert sorted(path.name for path in HERE.glob("*.h5*")) == sorted(
+        [*FILES, *OF_CHROMATIN, *LATER, OF_MULTIOME, *OF_PROTEINS]
+    )
 
 
 @pytest.mark.parametrize("file", FILES)
