@@ -257,11 +257,8 @@ def part_of(stored: Fitted, key: str, mod: str | None) -> str:
             msg = f"mod is for models of several modalities: uns['{key}'] is a {stored.model} of one. Leave it out."
             raise InputError(msg)
         return "counts"
-    names: dict[str, str] = {
-        stored.sources[part].modality: part  # type: ignore[attr-defined]
-        for part in KINDS
-        if stored.sources.get(part) is not None
-    }
+    named = ((part, stored.sources.get(part)) for part in KINDS)
+    names = {source.modality: part for part, source in named if isinstance(source, ModalityCounts)}
     if mod is None:
         return next(iter(names.values()))
     if mod not in names:

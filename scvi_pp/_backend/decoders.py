@@ -12,6 +12,8 @@ from scvi_pp._backend.kernels.softmax_heads import Heads
 from scvi_pp._backend.layers import ConditionalLinear, FullyConnected
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scvi_pp._backend.layers import Activation, Norms
 
 
@@ -306,7 +308,7 @@ class ProteinDecoder(nn.Module):
         deviation: PositiveMap = "exp",
     ) -> None:
         super().__init__()
-        self.deviation = {"exp": torch.exp, "softplus": F.softplus}[deviation]
+        self.deviation: Callable[[Tensor], Tensor] = torch.exp if deviation == "exp" else F.softplus
 
         def body() -> FullyConnected:
             return FullyConnected(

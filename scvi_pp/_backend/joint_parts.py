@@ -89,7 +89,7 @@ class JointExpression(nn.Module):
         """Mean expression in the bias, dispersion by moments."""
         start_at_mean_expression(self.decoder, self.dispersion, cells, rows)
 
-    def _log_dispersion(self, of_cell: None, batch: Tensor) -> Tensor:
+    def _log_dispersion(self, of_cell: Tensor | None, batch: Tensor) -> Tensor:
         table: Tensor = self.dispersion(batch)
         return table
 

@@ -53,7 +53,7 @@ def extend(
     """
     known = _without_lacking_modalities(data, sources)
     additions = Additions()
-    extended = []
+    extended: list[Any] = []
     for name, (source, part) in zip(known._fields, parts_for(data, known, verb), strict=True):  # type: ignore[attr-defined]
         if name == "labels" and isinstance(source, Category) and _lacks(part, source.keys):
             extended.append(_without_labels(source, additions))

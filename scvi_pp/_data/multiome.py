@@ -86,7 +86,11 @@ class ModalityCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        described = {"kind": "ModalityCounts", "modality": self.modality, "counts": self.counts.to_dict()}
+        described: dict[str, Any] = {
+            "kind": "ModalityCounts",
+            "modality": self.modality,
+            "counts": self.counts.to_dict(),
+        }
         described |= {"is_absent": True} if self.is_absent else {}
         beside = {"obsm": self.obsm, "names_key": self.names_key}
         return described | {name: key for name, key in beside.items() if key is not None}
