@@ -222,8 +222,8 @@ class JointProteins(nn.Module):
 
     def start_from(self, cells: Cells, rows: Tensor) -> None:
         """Two levels of every protein: the lower is where background begins, the upper where foreground does."""
+        self._count(cells, rows)
         log_counts, measured, batch = _log_counts(cells, rows)
-        self._count(batch, measured)
         levels = two_levels(log_counts, measured)
         background = levels.low.expm1().clamp(min=SMALLEST_BACKGROUND)
         excess = (levels.high.expm1() / background - 1).clamp(min=SMALLEST_EXCESS)
@@ -244,14 +244,17 @@ class JointProteins(nn.Module):
         if not len(rows):
             self.get_buffer("n_measured")[first:] = 0
             return
-        log_counts, measured, batch = _log_counts(cells, rows)
-        self._count(batch, measured, first)
+        self._count(cells, rows, first)
         if self.empirical_background:
+            log_counts, measured, batch = _log_counts(cells, rows)
             self._set_prior(two_levels(log_counts, measured), log_counts, measured, batch, first)
 
-    def _count(self, batch: Tensor, measured: Tensor, first: int = 0) -> None:
+    def _count(self, cells: Cells, rows: Tensor, first: int = 0) -> None:
+        """In how many of the rows each batch, from the `first` on, measured each protein."""
         counted = torch.zeros_like(self.get_buffer("n_measured"))
-        counted.index_add_(0, batch, measured.expand(-1, self.n_features).to(counted.dtype))
+        for _, block in cells.blocks(BLOCK, rows):
+            measured = proteins_measured(block).expand(-1, self.n_features)
+            counted.index_add_(0, block.batch, measured.to(counted.dtype))
         self.get_buffer("n_measured")[first:] = counted[first:]
 
     def _set_prior(self, of_all: Levels, log_counts: Tensor, measured: Tensor, batch: Tensor, first: int) -> None:

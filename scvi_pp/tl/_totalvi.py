@@ -11,7 +11,7 @@ from mudata import MuData
 from scvi_pp import _docs, _logging
 from scvi_pp._data.columns import as_keys
 from scvi_pp._data.counts import Counts
-from scvi_pp._data.feature_types import FEATURE_TYPES, by_feature_type, modalities_of_features, said_of_adata
+from scvi_pp._data.feature_types import by_feature_type, modalities_of_features, said_of_adata
 from scvi_pp._data.multiome import ModalityCounts, Present, copied, observations
 from scvi_pp._data.obsm_features import beside_genes
 from scvi_pp._data.panels import panels
@@ -281,12 +281,12 @@ def _split(adata: AnnData, keys: dict[str, Any]) -> MuData:
     if keys["protein_obsm"] is not None:
         return beside_genes(adata, _genes("rna", keys), _proteins("protein", keys))
     types = modalities_of_features(adata)
-    for name in FEATURE_TYPES:
-        layer = keys.get(f"{name}_layer")
-        if name in types and name != "atac":
+    for name in ("rna", "protein"):
+        layer = keys[f"{name}_layer"]
+        if name in types:
             with saying_which_layer({name: name}):
                 ModalityCounts(name, Counts(layer)).telling_where(Counts(layer).learn, adata[:, types == name])
-    return by_feature_type(adata[:, types != "atac"], {name: keys[f"{name}_layer"] for name in ("rna", "protein")})
+    return by_feature_type(adata, {name: keys[f"{name}_layer"] for name in ("rna", "protein")})
 
 
 def _found(mdata: MuData, rna: str | None, protein: str | None) -> dict[str, str | None]:
@@ -349,9 +349,8 @@ def _said_of_panels(panel: Any) -> dict[str, Any]:
                 f"Batch '{batch}' has no count of {len(names)} proteins that other batches have: {listing(names)}. They are "
                 "taken for not measured there, and imputed. missing_proteins=None takes zeros for zeros."
             )
-    return {"missing_proteins": panel.rule} | {
-        f"proteins not measured in {batch}": list(names) for batch, names in panel.lacking.items()
-    }
+    lacking = "; ".join(f"{batch}: {', '.join(names)}" for batch, names in panel.lacking.items())
+    return {"missing_proteins": panel.rule, "proteins_not_measured": lacking}
 
 
 def _hyperparameters(sources: Any, options: dict[str, Any]) -> Any:

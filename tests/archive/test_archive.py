@@ -129,8 +129,8 @@ def test_archived_model_of_proteins_answers_as_it_did(file: str):
     np.testing.assert_allclose(get.foreground_probability(data), data.obsm["foreground"], **CLOSE)
     assert info["proteins"] == [f"protéine {i}" for i in range(5)]
     assert np.isfinite(get.elbo(data))
-    unmeasured = data.uns["totalvi"]["params"].get("proteins not measured in 3")
-    assert unmeasured == ("protéine 1" if file == "totalvi_1.h5ad" else None)
+    unmeasured = data.uns["totalvi"]["params"].get("proteins_not_measured")
+    assert unmeasured == ("3: protéine 1" if file == "totalvi_1.h5ad" else None)
 
 
 def test_archived_files_stay_small():
