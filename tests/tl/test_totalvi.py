@@ -334,7 +334,8 @@ def test_a_query_with_another_panel_or_without_proteins_is_mapped():
     reference, query = fitted(copied(mdata[~is_new]), batch_key="batch"), copied(mdata[is_new])
     fewer = MuData({"rna": query["rna"].copy(), "protein": query["protein"][:, :3].copy()})
     none = MuData({"rna": query["rna"].copy()})
-    for other in (query, fewer, none):
+    alone = MuData({"protein": query["protein"].copy()})
+    for other in (query, fewer, none, alone):
         tl.map_query(other, reference, max_epochs=2, min_shared=0.5)
         assert np.isfinite(other.obsm["X_totalvi"]).all()
         assert np.isfinite(get.denoised(other, mod="protein")).all(axis=None)
