@@ -37,6 +37,11 @@ normalize_cells, normalize_regions
     of each cell (as `library_size="latent"` does), or of each region (`get.region_factors`), back in. With both, what
     the model expects to be measured."""
 
+BACKGROUND = """\
+include_background
+    Of surface proteins, whose values are what a cell has of each: add what is seen of it in any cell. How well a batch
+    captures a protein (totalVI) is left out in any case."""
+
 N_SAMPLES = """\
 n_samples
     Average over this many draws from the posterior of the latent position. By default its mean is decoded once,

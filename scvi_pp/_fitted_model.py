@@ -11,9 +11,10 @@ import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
-from scvi_pp._data.feature_types import by_feature_type, said_of_adata
+from scvi_pp._data.feature_types import said_of_adata
 from scvi_pp._data.fitted import from_record, model_key
 from scvi_pp._data.multiome import ModalityCounts
+from scvi_pp._data.obsm_features import modalities_of
 from scvi_pp._data.read import check_anndata, check_annotated, read
 from scvi_pp._data.sources import Counts, Share
 from scvi_pp._errors import InputError, MissingKeyError, ModelRecordError, did_you_mean, listing
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from scvi_pp._data.fitted import Fitted
 
 
-MULTIMODAL = ("multivi",)  # models of a MuData, or of an AnnData that holds features of all modalities
+MULTIMODAL = ("multivi", "totalvi")  # models of a MuData, or of an AnnData that holds features of all modalities
 # what the features of a modality are called, by the source of its counts
 KINDS = {"expression": "genes", "accessibility": "regions", "protein": "proteins"}
 
@@ -110,6 +111,10 @@ class FittedModel:
         word, wanted = ("genes", genes) if regions is None else ("regions", regions)
         return self._places(word, _names(word, wanted), kind)
 
+    def columns_of_proteins(self, proteins: Sequence[str] | str | None) -> np.ndarray | None:
+        """Where proteins stand among those of the network; None stays None, which means all."""
+        return None if proteins is None else self._places("proteins", _names("proteins", proteins), self.kind)
+
     def _places(self, word: str, wanted: list[str], kind: str) -> np.ndarray:
         place = {name: column for column, name in enumerate(self.features)}
         unknown = [name for name in wanted if name not in place]
@@ -129,15 +134,23 @@ class FittedModel:
         library_size: float | None,
         normalize_cells: bool,
         normalize_regions: bool,
+        include_background: bool,
         transform_batch: object,
         n_samples: int | None,
     ) -> dict[str, Any]:
         """How the posterior is to be asked for denoised values."""
+        value = "expression"
         if normalize_regions:
             check_region_factors(self.stored, self.key, "normalize_regions=True", self.kind)
+            value = "expression_with_regions"
+        if include_background:
+            if self.kind != "proteins":
+                msg = f"include_background=True is for proteins, and {self.kind} of uns['{self.key}'] are asked about."
+                raise InputError(f"{msg} Name the modality of proteins (mod=...), or leave it out.")
+            value = "expression_with_background"
         return {
             "library_size": self._library_size(library_size, normalize_cells),
-            "with_regions": normalize_regions,
+            "value": value,
             "batches": self.batches(transform_batch),
             "n_samples": n_samples,
         }
@@ -153,6 +166,11 @@ class FittedModel:
             msg = f"library_size={given:g}: cells of uns['{self.key}'] have a factor of at most 1 and no library size."
             raise InputError(f"{msg} Leave it out, or take 'latent' for each cell's own factor.")
         return None if normalize_cells else given
+
+    @property
+    def obsm(self) -> str | None:
+        """Where the features that are asked about lie in `obsm`; None if they are those of the object."""
+        return self.source.obsm if isinstance(self.source, ModalityCounts) else None
 
     def batches(self, transform_batch: object) -> list[int] | None:
         """The codes of one batch or a list of them; None stays None, which means each cell's own."""
@@ -249,9 +267,9 @@ def model_before(
     return FittedModel(key, stored, posterior, data.obs_names, counts, arrays if keep_arrays else None)
 
 
-def modality_of_regions(uns: Mapping[str, Any], key: str | None) -> str | None:
-    """The modality of chromatin of a model of several; None of other models."""
-    source = from_record(uns, model_key(uns, key)).sources.get("accessibility")
+def modality_of(uns: Mapping[str, Any], key: str | None, part: Literal["accessibility", "protein"]) -> str | None:
+    """The modality of chromatin or of proteins of a model of several; None of other models."""
+    source = from_record(uns, model_key(uns, key)).sources.get(part)
     return source.modality if isinstance(source, ModalityCounts) else None
 
 
@@ -262,11 +280,8 @@ def part_of(stored: Fitted, key: str, mod: str | None) -> str:
             msg = f"mod is for models of several modalities: uns['{key}'] is a {stored.model} of one. Leave it out."
             raise InputError(msg)
         return "counts"
-    names: dict[str, str] = {
-        stored.sources[part].modality: part  # type: ignore[attr-defined]
-        for part in KINDS
-        if stored.sources.get(part) is not None
-    }
+    named = ((part, stored.sources.get(part)) for part in KINDS)
+    names = {source.modality: part for part, source in named if isinstance(source, ModalityCounts)}
     if mod is None:
         return next(iter(names.values()))
     if mod not in names:
@@ -292,10 +307,9 @@ def rebuilt(stored: Fitted, key: str) -> tuple[Any, Any, int]:
         raise ModelRecordError(msg) from error
 
 
-def _layers_of(stored: Fitted) -> dict[str, str | None]:
-    """The layer that holds the counts of each modality."""
-    counts = [source for source in stored.sources.values() if isinstance(source, ModalityCounts)]
-    return {source.modality: source.counts.layer for source in counts}
+def _modality_counts(stored: Fitted) -> list[ModalityCounts]:
+    """The source of each modality."""
+    return [source for source in stored.sources.values() if isinstance(source, ModalityCounts)]
 
 
 def _read(data: AnnData | MuData, sources: Any, stored: Fitted, verb: str, name: str) -> Any:
@@ -312,8 +326,9 @@ def as_read(data: AnnData | MuData, stored: Fitted, verb: str, name: str) -> Ite
     """
     try:
         if stored.model in MULTIMODAL and isinstance(data, AnnData):
-            with said_of_adata():
-                yield by_feature_type(data, _layers_of(stored))
+            sources = _modality_counts(stored)
+            with said_of_adata({source.modality: source.obsm for source in sources if source.obsm is not None}):
+                yield modalities_of(data, sources)
         else:
             yield data
     except (InputError, MissingKeyError) as error:

@@ -219,10 +219,10 @@ class Chromatin:
         residual = self.depth - columns @ np.linalg.lstsq(columns, self.depth, rcond=None)[0]
         return float(1 - residual.var() / self.depth.var())
 
-    def estimate(self, *, with_regions: bool = False) -> np.ndarray:
+    def estimate(self, value: str = "expression") -> np.ndarray:
         out = np.empty(self.seen.shape, np.float32)
         options = {"columns": None, "library_size": 1.0, "batches": None, "n_samples": None}
-        return self.posterior.denoised(out, with_regions=with_regions, **options)
+        return self.posterior.denoised(out, value=value, **options)
 
 
 @cache
@@ -279,7 +279,7 @@ def test_accessibility_is_nearer_the_truth_than_what_is_seen(seed: int, model: s
 @some_seeds
 def test_accessibility_and_the_factors_of_regions_are_found_together(seed: int, model: str):
     found = chromatin(model, seed)
-    ours, truth = found.estimate(with_regions=True).mean(0), found.true_share.mean(0)
+    ours, truth = found.estimate("expression_with_regions").mean(0), found.true_share.mean(0)
     assert np.corrcoef(np.log(ours), np.log(truth))[0, 1] > 0.95
 
 

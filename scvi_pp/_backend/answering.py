@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from scvi_pp._backend.likelihoods import Likelihood
     from scvi_pp._backend.objectives import Elbo
+
+
+# what can be asked of each feature of each cell
+Value = Literal["expression", "expression_with_regions", "expression_with_background", "foreground_probability"]
 
 
 class Answering(Protocol):
@@ -69,3 +75,24 @@ class Regional(Protocol):
 
     def expression_with_regions(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
     def factor_of_regions(self) -> Tensor: ...
+
+
+@runtime_checkable
+class Proteinic(Protocol):
+    """What a network of surface proteins can do besides."""
+
+    def expression_with_background(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
+    def foreground_probability(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor: ...
+
+
+def values_of(network: Answering, value: Value) -> Callable[..., Tensor]:
+    """What tells that value, of latent positions, cells and columns; TypeError of a network that does not know it."""
+    if value == "expression":
+        return network.expression
+    if value == "expression_with_regions":
+        if not isinstance(network, Regional):
+            raise TypeError(f"{type(network).__module__} has no regions.")
+        return network.expression_with_regions
+    if not isinstance(network, Proteinic):
+        raise TypeError(f"{type(network).__module__} has no proteins.")
+    return network.foreground_probability if value == "foreground_probability" else network.expression_with_background

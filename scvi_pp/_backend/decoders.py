@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from scvi_pp._backend.kernels.softmax_heads import Heads
 from scvi_pp._backend.layers import ConditionalLinear, FullyConnected
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scvi_pp._backend.layers import Activation, Norms
 
 
@@ -21,6 +23,9 @@ GENES_AT_A_TIME = 1024
 INITIAL_DROPOUT_LOGIT = -2.0
 # of what a layer usually starts with: loadings at random are noise that has to be unlearned (docs/benchmarks.md)
 INITIAL_LOADING = 0.1
+
+
+PositiveMap = Literal["exp", "softplus"]  # how a number becomes positive
 
 
 class Expression(NamedTuple):
@@ -169,6 +174,57 @@ class LinearDecoder(nn.Module):
         return weight - weight.mean(0)
 
 
+class SkipDecoder(nn.Module):
+    """Hidden layers, after which the latent position and the categories are looked at once more by one linear map."""
+
+    log_dispersion: None = None  # of a cell there is none
+
+    def __init__(
+        self,
+        n_in: int,
+        n_genes: int,
+        *,
+        n_hidden: int,
+        n_layers: int,
+        n_levels: tuple[int, ...],
+        norms: Norms,
+        dropout_rate: float,
+        sums_to_one: bool,
+        has_dropout: bool,
+    ) -> None:
+        super().__init__()
+        self.trunk = FullyConnected(
+            n_in, n_hidden, n_layers, n_levels=n_levels, deeply_inject=True, norms=norms, dropout_rate=dropout_rate
+        )
+        self.last = LinearDecoder(
+            n_hidden + n_in, n_genes, n_levels=n_levels, sums_to_one=sums_to_one, has_dropout=has_dropout
+        )
+
+    def body(self, z: Tensor, codes: Tensor | None = None) -> Tensor:
+        """What the last layer looks at: z (cells, n_in), codes (cells, n_categories) -> (cells, n_hidden + n_in + levels)."""
+        return self.last.body(self._deep(z, codes), codes)
+
+    def forward(self, z: Tensor, codes: Tensor | None = None) -> Expression:
+        """z (cells, n_in), codes (cells, n_categories)."""
+        out: Expression = self.last(self._deep(z, codes), codes)
+        return out
+
+    def expression(self, z: Tensor, codes: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """The exponential of `log_scale`, (cells, genes), or of some genes alone, (cells, columns)."""
+        return self.last.expression(self._deep(z, codes), codes, columns)
+
+    def start_from(self, share: Tensor, log_spread: Tensor) -> None:
+        """Begin at the mean share of each gene."""
+        self.last.start_from(share, log_spread)
+
+    def heads(self) -> Heads:
+        """The weights of the last layer, for a likelihood that takes it along."""
+        return self.last.heads()
+
+    def _deep(self, z: Tensor, codes: Tensor | None) -> Tensor:
+        return torch.cat([self.trunk(z, codes), z], dim=1)
+
+
 def _of_codes(head: ConditionalLinear) -> tuple[Tensor, Tensor]:
     """Weight and bias of a conditional map as one of codes: (genes, n_in + levels), (genes,)."""
     tables = [table.t() for table in head.tables()]
@@ -249,8 +305,10 @@ class ProteinDecoder(nn.Module):
         n_levels: tuple[int, ...],
         norms: Norms,
         dropout_rate: float,
+        deviation: PositiveMap = "exp",
     ) -> None:
         super().__init__()
+        self.deviation: Callable[[Tensor], Tensor] = torch.exp if deviation == "exp" else F.softplus
 
         def body() -> FullyConnected:
             return FullyConnected(
@@ -278,7 +336,7 @@ class ProteinDecoder(nn.Module):
         )
         return Proteins(
             self.log_background(background, codes),
-            self.log_background_deviation(background, codes).exp(),
+            self.deviation(self.log_background_deviation(background, codes)),
             torch.log1p(torch.relu(self.excess(foreground, codes))),
             self.background_logits(mixing, codes),
         )

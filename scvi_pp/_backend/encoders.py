@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from scvi_pp._backend.kernels.counts import totals
 from scvi_pp._backend.layers import FullyConnected, Norms
+from scvi_pp._backend.sparse import SparseRows
 
 if TYPE_CHECKING:
     from scvi_pp._backend.layers import Activation
-    from scvi_pp._backend.sparse import SparseRows
 
 # keeps the posterior from collapsing to a point; the value of the reference implementation of scVI
 SMALLEST_VARIANCE = 1e-4
@@ -23,6 +24,16 @@ class Posterior(NamedTuple):
     q_z: Normal  # over (cells, n_latent), before the softmax of "ln"
     q_library: Normal | None  # over (cells, 1) log library size, where it is hidden
     library: Tensor  # (cells, 1) log library size: observed, or the posterior mean
+
+
+def log_of_relative(counts: Tensor | SparseRows, n_measured: Tensor) -> Tensor | SparseRows:
+    """log(1 + x / (1 + mean)) of counts, (cells, features): what of a cell does not tell how deeply it was sequenced.
+
+    The mean is that of the cell over what was measured in it, `n_measured` features (cells,); what was not measured has
+    no counts.
+    """
+    factor = 1 / (1 + totals(counts) / n_measured.clamp(min=1))
+    return counts.times(factor).log1p() if isinstance(counts, SparseRows) else (counts * factor[:, None]).log1p()
 
 
 class GaussianEncoder(nn.Module):

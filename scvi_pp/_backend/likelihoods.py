@@ -195,15 +195,28 @@ class NegativeBinomialMixture:
     def mean(self) -> Tensor:
         return torch.lerp(self.background, self.foreground, self.foreground_probability)
 
+    @property
+    def q_log_background(self) -> Normal:
+        """The Gaussian of the log of the background, where that is not known, over (cells, proteins)."""
+        assert self.deviation is not None
+        return Normal(self.log_background, self.deviation, validate_args=False)
+
+    def times(self, log_efficiency: Tensor) -> NegativeBinomialMixture:
+        """The same with a share of everything captured, (cells, proteins)."""
+        return replace(self, log_background=self.log_background + log_efficiency)
+
     def drawn(self) -> NegativeBinomialMixture:
         """The same with one draw of the background."""
         if self.deviation is None:
             return self
-        log_background = Normal(self.log_background, self.deviation, validate_args=False).rsample()
-        return replace(self, log_background=log_background, deviation=None)
+        return replace(self, log_background=self.q_log_background.rsample(), deviation=None)
 
     def log_likelihood(self, counts: Tensor | SparseRows) -> Tensor:
         """Sum over proteins, (cells,), at one draw of the background."""
+        return self.log_likelihood_of_each(counts).sum(1)
+
+    def log_likelihood_of_each(self, counts: Tensor | SparseRows) -> Tensor:
+        """By protein, (cells, proteins), at one draw of the background."""
         x, log_odds = dense(counts), self.drawn().log_background - self.log_dispersion
         theta = self.log_dispersion.exp()
         in_both = log_gamma_ratio(theta.expand_as(x), x)[0] - torch.lgamma(x + 1)
@@ -212,7 +225,8 @@ class NegativeBinomialMixture:
         )
         logits = self.background_logits
         mixed = torch.logaddexp(background + F.logsigmoid(logits), foreground + F.logsigmoid(-logits))
-        return (in_both + mixed).sum(1)
+        each: Tensor = in_both + mixed
+        return each
 
     def sample_denoised(self) -> Tensor:
         """One draw of the rate behind the counts, (cells, proteins)."""

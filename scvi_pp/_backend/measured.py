@@ -28,6 +28,12 @@ def measured_in(cells: Any, modality: Modality) -> Tensor:
     return measured
 
 
+def proteins_measured(cells: Any) -> Tensor:
+    """Which proteins were measured in which cells, bool (cells, proteins), or (cells, 1) if panels are all alike."""
+    here = measured_in(cells, "protein")[:, None]
+    return here if cells.panel is None else here & cells.panel
+
+
 def of_measured(measured: Tensor, evaluate: Callable[[Tensor | None], Tensor]) -> Tensor:
     """What `evaluate` says of the cells that were measured, (cells,), and zero of the others.
 
@@ -66,7 +72,7 @@ class Counted(NamedTuple):
 
     counts: Tensor | SparseRows
     size_factor: Tensor | None
-    batch: Tensor  # the same of all cells
+    batch: Tensor  # the same of all cells, unless they are told apart
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class OneModality:
 
     cells: Cells
     modality: Modality
+    by_batch: bool = False  # tell batches apart
 
     @property
     def device(self) -> torch.device:
@@ -89,14 +96,16 @@ class OneModality:
         return ((where, self._counted(block)) for where, block in self.cells.blocks(batch_size, rows))
 
     def _counted(self, cells: Any) -> Counted:
-        counts, size_factor = {
-            "expression": (cells.expression, cells.expression_size_factor),
-            "accessibility": (cells.accessibility, cells.accessibility_size_factor),
-            "protein": (cells.protein, None),
-        }[self.modality]
-        return Counted(counts, size_factor, torch.zeros_like(cells.batch))
+        match self.modality:
+            case "expression":
+                counts, size_factor = cells.expression, cells.expression_size_factor
+            case "accessibility":
+                counts, size_factor = cells.accessibility, cells.accessibility_size_factor
+            case "protein":
+                counts, size_factor = cells.protein, None
+        return Counted(counts, size_factor, cells.batch if self.by_batch else torch.zeros_like(cells.batch))
 
 
-def of_modality(cells: Cells, modality: Modality) -> Any:
-    """The cells with that modality as their `counts`."""
-    return OneModality(cells, modality)
+def of_modality(cells: Cells, modality: Modality, *, by_batch: bool = False) -> Any:
+    """The cells with that modality as their `counts`, of one batch unless they are told apart `by_batch`."""
+    return OneModality(cells, modality, by_batch)

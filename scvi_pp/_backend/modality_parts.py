@@ -19,6 +19,7 @@ from scvi_pp._backend.decoders import (
     DispersionTable,
     ExpressionDecoder,
     ProteinDecoder,
+    SkipDecoder,
 )
 from scvi_pp._backend.encoders import GaussianEncoder, ScalarEncoder
 from scvi_pp._backend.kernels import bernoulli_heads, softmax_heads
@@ -28,6 +29,8 @@ from scvi_pp._backend.models.peakvi import OPEN_RANGE, log_to_logit
 from scvi_pp._backend.moments import expression_moments, library_moments, log_moments, open_share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.distributions import Normal
 
     from scvi_pp._backend.layers import Norms
@@ -145,35 +148,19 @@ class ExpressionPart(nn.Module):
 
     def log_likelihood(self, z: Tensor, library: Tensor, cells: Any) -> Tensor:
         """log p(x | z), (cells,), zero where RNA was not measured."""
-        measured = measured_in(cells, "expression")
         if self.has_size_factor:
             likelihood = self.decode(z, library, cells).log_likelihood(cells.expression)
-            return torch.where(measured, likelihood, 0.0)
-        h = self.decoder.body(*decoder_inputs(z, cells))
-
-        def of(index: Tensor | None) -> Tensor:
-            counts, of_body, log_library, batch = (
-                rows_of(each, index) for each in (cells.expression, h, library, cells.batch)
-            )
-            of_cell = None if self.decoder.log_dispersion is None else self.decoder.log_dispersion(of_body)
-            log_dispersion = self._log_dispersion(of_cell, batch)
-            return softmax_heads.log_likelihood(counts, of_body, log_library, self.decoder.heads(), log_dispersion)
-
-        return of_measured(measured, of)
+            return torch.where(measured_in(cells, "expression"), likelihood, 0.0)
+        return likelihood_of_shares(self.decoder, self._log_dispersion, z, library, cells)
 
     def _log_dispersion(self, of_cell: Tensor | None, batch: Tensor) -> Tensor | None:
         return of_cell if self.dispersion is None else self.dispersion(batch)
 
     def start_from(self, cells: Cells, rows: Tensor) -> None:
         """Mean expression in the bias, dispersion by moments, the mean log total as library."""
-        of_genes = of_modality(cells, "expression")
-        moments = expression_moments(of_genes, rows)
-        spread = moments.dispersion.log()
-        self.decoder.start_from(moments.share, spread)
-        if self.dispersion is not None:
-            self.dispersion.log_dispersion.copy_(spread.expand_as(self.dispersion.log_dispersion))
+        start_at_mean_expression(self.decoder, self.dispersion, cells, rows)
         if self.library is not None:
-            self.library.number.bias.copy_(library_moments(of_genes, rows, 1)[0])
+            self.library.number.bias.copy_(library_moments(of_modality(cells, "expression"), rows, 1)[0])
 
 
 class AccessibilityPart(nn.Module):
@@ -317,6 +304,42 @@ class ProteinPart(nn.Module):
         head.excess.linear.bias.copy_(foreground / background - 1)
         head.log_background_deviation.linear.bias.fill_(INITIAL_BACKGROUND_DEVIATION).log_()
         head.background_logits.linear.bias.fill_(1 - FOREGROUND_SHARE).logit_()
+
+
+def likelihood_of_shares(
+    decoder: ExpressionDecoder | SkipDecoder,
+    log_dispersion: Callable[[Tensor | None, Tensor], Tensor | None],
+    z: Tensor,
+    library: Tensor,
+    cells: Any,
+) -> Tensor:
+    """log p(x | z) of RNA, (cells,), zero where it was not measured: last layer and likelihood taken together.
+
+    `log_dispersion` is asked with what the decoder says of it by cell, and the batches.
+    """
+    h = decoder.body(*decoder_inputs(z, cells))
+
+    def of(index: Tensor | None) -> Tensor:
+        counts, of_body, log_library, batch = (
+            rows_of(each, index) for each in (cells.expression, h, library, cells.batch)
+        )
+        of_cell = None if decoder.log_dispersion is None else decoder.log_dispersion(of_body)
+        return softmax_heads.log_likelihood(
+            counts, of_body, log_library, decoder.heads(), log_dispersion(of_cell, batch)
+        )
+
+    return of_measured(measured_in(cells, "expression"), of)
+
+
+def start_at_mean_expression(
+    decoder: ExpressionDecoder | SkipDecoder, dispersion: DispersionTable | None, cells: Cells, rows: Tensor
+) -> None:
+    """Begin at the mean expression of each gene, and at its dispersion by moments."""
+    moments = expression_moments(of_modality(cells, "expression"), rows)
+    spread = moments.dispersion.log()
+    decoder.start_from(moments.share, spread)
+    if dispersion is not None:
+        dispersion.log_dispersion.copy_(spread.expand_as(dispersion.log_dispersion))
 
 
 def codes(cells: Any) -> Tensor:

@@ -43,9 +43,10 @@ class ModalityView:
         posterior = self.network.encode(cells)
         q_z = posterior.q_z
         if self.position != "joint":
-            alone = posterior.of_modality[self.position]
+            alone = self.network.said_by(self.position, posterior, cells)
             q_z = posterior_mixture.mixture([alone], measured_in(cells, self.position)[:, None].to(alone.loc.dtype))
-        return posterior._replace(q_z=q_z, library=posterior.exposures[self.modality])
+        q_library = posterior.q_library if self.modality == "expression" else None
+        return posterior._replace(q_z=q_z, q_library=q_library, library=posterior.exposures[self.modality])
 
     def measured(self, cells: Any) -> Tensor:
         """In which cells the modality was measured, bool (cells,)."""
@@ -89,3 +90,24 @@ class RegionsView(ModalityView):
         """How well each region can be seen, (regions,)."""
         factors: Tensor = self.part.factor_of_regions()
         return factors
+
+
+class ProteinsView(ModalityView):
+    """Answers about proteins, and about their background."""
+
+    def expression_with_background(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor:
+        """Expected foreground and background of proteins, (cells, columns)."""
+        values: Tensor = self.part.expression_with_background(z, cells, columns)
+        return values
+
+    def foreground_probability(self, z: Tensor, cells: Any, columns: Tensor | None = None) -> Tensor:
+        """The chance that a cell has each protein, (cells, columns)."""
+        values: Tensor = self.part.foreground_probability(z, cells, columns)
+        return values
+
+
+VIEWS: dict[Modality, type[ModalityView]] = {
+    "expression": ModalityView,
+    "accessibility": RegionsView,
+    "protein": ProteinsView,
+}

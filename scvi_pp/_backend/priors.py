@@ -14,9 +14,14 @@ def standard_normal(like: Tensor) -> Normal:
 
 def divergence(q: Normal, p: Normal) -> Tensor:
     """KL(q || p) summed over dimensions, (cells,)."""
+    return divergence_of_each(q, p).sum(1)
+
+
+def divergence_of_each(q: Normal, p: Normal) -> Tensor:
+    """KL(q || p) by dimension, (cells, dimensions)."""
     ratio = (q.scale / p.scale).square()
     distance = ((q.loc - p.loc) / p.scale).square()
-    return 0.5 * (ratio + distance - 1 - ratio.log()).sum(1)
+    return 0.5 * (ratio + distance - 1 - ratio.log())
 
 
 def divergence_from_standard_normal(q: Normal) -> Tensor:

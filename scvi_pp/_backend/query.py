@@ -16,7 +16,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from scvi_pp._backend import kernels, noise
-from scvi_pp._backend.answering import Partial, Regional
+from scvi_pp._backend.answering import Partial, Regional, values_of
 from scvi_pp._backend.counterfactual import in_batch, in_one_of
 from scvi_pp._backend.crew import crew, working_together
 from scvi_pp._backend.device import private_random
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributions import Normal
 
-    from scvi_pp._backend.answering import Answering
+    from scvi_pp._backend.answering import Answering, Value
     from scvi_pp._backend.streams import Cells
 
 # entries of the arrays of a block, a few of which are alive at a time: 16 MB in all, near the size of a cache
@@ -113,16 +113,17 @@ class Posterior:
         library_size: float | None,
         batches: Sequence[int] | None,
         n_samples: int | None,
-        with_regions: bool = False,
+        value: Value = "expression",
     ) -> np.ndarray:
         """Fill `out` (cells, width) with expression at a library size (None: that of the cell).
 
-        `with_regions` leaves in what is peculiar to each region of chromatin. `columns` are the genes asked for (None:
+        `value` says what else than expression: with what is peculiar to each region, or with background, or the chance
+        of foreground. `columns` are the genes asked for (None:
         all), `into` the columns of `out` they go to (None: all, in order), `to_rows` the row that each cell goes to
         (None: all, in order; -1: none). Means over draws and batches are kept running, so memory does not grow with
         either.
         """
-        mean_of = self._mean_expression(columns, library_size, batches, n_samples, with_regions)
+        mean_of = self._mean_expression(columns, library_size, batches, n_samples, value)
         with self.asking():
             self._accumulate(mean_of, out, slice(None) if into is None else into, n_samples, to_rows=to_rows)
         return out
@@ -137,10 +138,10 @@ class Posterior:
         library_size: float | None,
         batches: Sequence[int] | None,
         n_samples: int | None,
-        with_regions: bool = False,
+        value: Value = "expression",
     ) -> csr_matrix:
         """The same as a sparse matrix (cells, n_columns) without means below the threshold, a tile of rows at a time."""
-        mean_of = self._mean_expression(columns, library_size, batches, n_samples, with_regions)
+        mean_of = self._mean_expression(columns, library_size, batches, n_samples, value)
         width = self.n_features if columns is None else len(columns)
         out = RowsAbove(threshold, n_columns, into=into)
         with self.asking():
@@ -156,13 +157,13 @@ class Posterior:
         library_size: float | None,
         batches: Sequence[int] | None,
         n_samples: int | None,
-        with_regions: bool,
+        value: Value,
     ) -> Callable[[Any, Tensor | None], np.ndarray]:
         """What one draw (None: the posterior mean) adds to the mean over draws and batches, for some cells."""
         passes = list(batches) if batches is not None else [None]
         share = 1 / (len(passes) * (n_samples or 1))
         wanted = None if columns is None else torch.as_tensor(columns, device=self.cells.device)
-        expression = self._regional().expression_with_regions if with_regions else self.network.expression
+        expression = values_of(self.network, value)
 
         def mean_of(cells: Any, drawn: Tensor | None) -> np.ndarray:
             z, library = self.position(cells, drawn)
@@ -268,11 +269,6 @@ class Posterior:
     def region_factors(self) -> np.ndarray | None:
         """What is peculiar to each region of chromatin, (regions,); None of a model without regions."""
         return region_factors(self.network)
-
-    def _regional(self) -> Regional:
-        if not isinstance(self.network, Regional):
-            raise TypeError(f"{type(self.network).__module__} has no regions.")
-        return self.network
 
     # ---- how well they are explained
 

@@ -72,6 +72,10 @@ class SparseRows:
         """1 where there are counts."""
         return SparseRows(self.places, self.values.sign())
 
+    def times(self, factor: Tensor) -> SparseRows:
+        """Each row multiplied by a number of its own, (rows,)."""
+        return SparseRows(self.places, self.values * factor[self.places.rows])
+
     def rows(self, index: Tensor) -> SparseRows:
         """Some of the rows, in the order asked for by their numbers, (n_rows,)."""
         starts = self.places.starts.long()

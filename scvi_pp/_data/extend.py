@@ -16,6 +16,7 @@ from mudata import MuData
 from scvi_pp._data.columns import groups
 from scvi_pp._data.counts import Counts, lacking_features, message_of_lacking
 from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber
+from scvi_pp._data.panels import Panels
 from scvi_pp._data.read import Inputs, parts_for
 from scvi_pp._data.sources import Categories, Category
 from scvi_pp._errors import InputError, listing
@@ -52,10 +53,13 @@ def extend(
     """
     known = _without_lacking_modalities(data, sources)
     additions = Additions()
-    extended = []
+    extended: list[Any] = []
     for name, (source, part) in zip(known._fields, parts_for(data, known, verb), strict=True):  # type: ignore[attr-defined]
         if name == "labels" and isinstance(source, Category) and _lacks(part, source.keys):
             extended.append(_without_labels(source, additions))
+        elif isinstance(source, Panels):
+            proteins = _extended(source.proteins, part, Additions(), fewest=fewest, layer=layer)
+            extended.append(source.extended(part, proteins))
         else:
             extended.append(_extended(source, part, additions, fewest=fewest, layer=layer))
     return type(sources)._make(extended), additions
@@ -128,6 +132,8 @@ def _without_lacking_modalities(data: AnnData | MuData, sources: T) -> T:
         match source:
             case ModalityCounts(modality=name) if name in absent:
                 return replace(source, is_absent=True)
+            case Panels(proteins=proteins):
+                return replace(source, proteins=without(proteins))
             case Present():
                 return replace(source, absent=absent)
         return source

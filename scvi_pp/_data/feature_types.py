@@ -93,10 +93,18 @@ def _counts(adata: AnnData, layer: str | None) -> Any:
 
 
 @contextmanager
-def said_of_adata() -> Iterator[None]:
-    """Let errors about the modalities of a MuData speak of the AnnData that they were made from."""
+def said_of_adata(obsm: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Let errors about the modalities of a MuData speak of the AnnData that they were made from.
+
+    `obsm` says which modalities lie in its `obsm`, and where.
+    """
     try:
         yield
     except (InputError, MissingKeyError) as error:
-        message = re.sub(r"mdata\['(\w+)'\]", r"adata (features of '\1')", str(error)).replace("mdata", "adata")
+        message = str(error)
+        for modality, key in (obsm or {}).items():
+            message = re.sub(rf"mdata\['{modality}'\](: X|\.X)?", f"adata.obsm['{key}']", message)
+        if obsm:
+            message = re.sub(r"mdata\['\w+'\][.:] ?", "adata: ", message)
+        message = re.sub(r"mdata\['(\w+)'\]", r"adata (features of '\1')", message).replace("mdata", "adata")
         raise type(error)(message) from error

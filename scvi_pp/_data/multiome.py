@@ -30,18 +30,22 @@ T = TypeVar("T", AnnData, MuData)
 class ModalityCounts:
     """Counts of one modality, a row for every cell of the MuData; cells without the modality have an empty one.
 
-    A modality that `is_absent` need not be in the MuData, and then no cell has it.
+    A modality that `is_absent` need not be in the MuData, and then no cell has it. One that is beside the features of an
+    AnnData lies in its `obsm`, and has names in `uns[names_key]` unless it is a table.
     """
 
     modality: str
     counts: Counts
     is_absent: bool = False
+    obsm: str | None = None
+    names_key: str | None = None
 
     def __post_init__(self) -> None:
         check_texts((self.modality,), "ModalityCounts.modality")
         if not isinstance(self.counts, Counts):
             msg = "ModalityCounts.counts is a Counts."
             raise InputError(msg)
+        check_texts(tuple(key for key in (self.obsm, self.names_key) if key is not None), "ModalityCounts.obsm")
 
     @property
     def place(self) -> str:
@@ -82,8 +86,14 @@ class ModalityCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        described = {"kind": "ModalityCounts", "modality": self.modality, "counts": self.counts.to_dict()}
-        return described | ({"is_absent": True} if self.is_absent else {})
+        described: dict[str, Any] = {
+            "kind": "ModalityCounts",
+            "modality": self.modality,
+            "counts": self.counts.to_dict(),
+        }
+        described |= {"is_absent": True} if self.is_absent else {}
+        beside = {"obsm": self.obsm, "names_key": self.names_key}
+        return described | {name: key for name, key in beside.items() if key is not None}
 
 
 @dataclass(frozen=True)
@@ -159,9 +169,6 @@ class RowNumber:
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
         return {"kind": "RowNumber", "kept": self.kept, "names": self.names}
-
-
-OfModalities = ModalityCounts | Present | RowNumber  # what reads a MuData itself and not its table of cells
 
 
 def modality_of(data: MuData, name: str) -> AnnData:

@@ -8,7 +8,8 @@ from typing import Any, Protocol, Self, TypeVar
 from anndata import AnnData
 from mudata import MuData
 
-from scvi_pp._data.multiome import OfModalities, observations
+from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber, observations
+from scvi_pp._data.panels import Panels
 from scvi_pp._data.sources import Positive, Share, columns_of
 from scvi_pp._errors import InputError, listing
 
@@ -23,6 +24,7 @@ class Inputs(Protocol):
 
 
 T = TypeVar("T", bound=Inputs)
+OfModalities = ModalityCounts | Present | RowNumber | Panels  # what reads a MuData itself and not its table of cells
 
 
 def learn(data: AnnData | MuData, sources: T, *, verb: str) -> T:

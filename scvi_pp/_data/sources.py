@@ -21,6 +21,7 @@ from scvi_pp._data.columns import SEPARATOR, as_keys, check_texts, groups, label
 from scvi_pp._data.counts import Counts
 from scvi_pp._data.labels import Labels
 from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber
+from scvi_pp._data.panels import Panels
 from scvi_pp._errors import InputError, did_you_mean, listing
 
 __all__ = [
@@ -260,10 +261,13 @@ class Share:
 
 KINDS: Mapping[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Counts, Category, Categories, Labels, Numbers, Positive, Share, ModalityCounts, Present, RowNumber)
+    for kind in (
+        *(Counts, Category, Categories, Labels, Numbers, Positive, Share),
+        *(ModalityCounts, Present, RowNumber, Panels),
+    )
 }
 
-OPTIONAL = {"absent", "is_absent"}  # of what is stored: said of the cells of a query alone
+OPTIONAL = {"absent", "is_absent", "obsm", "names_key"}  # of what is stored: said only where it is so
 
 
 def columns_of(source: object) -> tuple[str, ...]:

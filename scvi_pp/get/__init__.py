@@ -8,6 +8,7 @@ from scvi_pp.get._differential_accessibility import differential_accessibility
 from scvi_pp.get._differential_expression import differential_expression
 from scvi_pp.get._elbo import elbo
 from scvi_pp.get._feature_correlation import feature_correlation
+from scvi_pp.get._foreground_probability import foreground_probability
 from scvi_pp.get._history import history
 from scvi_pp.get._latent import latent
 from scvi_pp.get._library_size import library_size
@@ -27,6 +28,7 @@ __all__ = [
     "differential_expression",
     "elbo",
     "feature_correlation",
+    "foreground_probability",
     "history",
     "latent",
     "library_size",

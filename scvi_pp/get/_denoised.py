@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     ADATA_NEW=_docs.ADATA_NEW,
     FEATURES=_docs.FEATURES,
     NORMALIZE=_docs.NORMALIZE,
+    BACKGROUND=_docs.BACKGROUND,
     TRANSFORM_BATCH=_docs.TRANSFORM_BATCH,
     N_SAMPLES=_docs.N_SAMPLES,
     BATCH_SIZE=_docs.BATCH_SIZE,
@@ -43,6 +44,7 @@ def denoised(
     library_size: float | Literal["latent"] = 1.0,
     normalize_cells: bool = False,
     normalize_regions: bool = False,
+    include_background: bool = False,
     transform_batch: object = None,
     n_samples: int | None = None,
     threshold: float | None = None,
@@ -63,6 +65,7 @@ def denoised(
     library_size
         The total that each cell's expression is scaled to, or `"latent"` for the cell's own; see `tl.denoise`.
     {NORMALIZE}
+    {BACKGROUND}
     {TRANSFORM_BATCH}
     {N_SAMPLES}
     threshold
@@ -87,6 +90,7 @@ def denoised(
     size, draws, least = checked_library_size(library_size), checked_samples(n_samples), checked_threshold(threshold)
     by_cell = checked_flag("normalize_cells", normalize_cells)
     by_region = checked_flag("normalize_regions", normalize_regions)
+    with_background = checked_flag("include_background", include_background)
     seed = seed_from(rng, random_state)
     model = open_model(adata, key, verb="get.denoised", adata_new=adata_new, seed=seed, batch_size=batch_size, mod=mod)
     columns = model.columns(genes, regions)
@@ -95,6 +99,7 @@ def denoised(
         library_size=size,
         normalize_cells=by_cell,
         normalize_regions=by_region,
+        include_background=with_background,
         transform_batch=transform_batch,
         n_samples=draws,
     )

@@ -16,6 +16,7 @@ from scvi_pp.tl._predict_labels import predict_labels
 from scvi_pp.tl._scanvi import scanvi
 from scvi_pp.tl._scvi import scvi
 from scvi_pp.tl._simulate import simulate
+from scvi_pp.tl._totalvi import totalvi
 from scvi_pp.tl._transfer_labels import transfer_labels
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "scanvi",
     "scvi",
     "simulate",
+    "totalvi",
     "transfer_labels",
 ]

@@ -18,7 +18,7 @@ from scvi_pp._fitted_model import open_model
 from scvi_pp._seed import seed_from
 from scvi_pp.get._options import checked_flag, checked_library_size, checked_samples, checked_threshold
 from scvi_pp.tl._fitting import denoised_layer
-from scvi_pp.tl._fitting_multimodal import denoised_of_modality
+from scvi_pp.tl._fitting_multimodal import denoised_of_modality, name_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     KEY=_docs.KEY,
     ADATA_NEW=_docs.ADATA_NEW.replace("Ask about", "Denoise, and write to,"),
     NORMALIZE=_docs.NORMALIZE,
+    BACKGROUND=_docs.BACKGROUND,
     TRANSFORM_BATCH=_docs.TRANSFORM_BATCH,
     N_SAMPLES=_docs.N_SAMPLES,
     BATCH_SIZE=_docs.BATCH_SIZE,
@@ -46,6 +47,7 @@ def denoise(
     library_size: float | Literal["latent"] = 1.0,
     normalize_cells: bool = False,
     normalize_regions: bool = False,
+    include_background: bool = False,
     transform_batch: object = None,
     n_samples: int | None = None,
     threshold: float | None = None,
@@ -81,6 +83,7 @@ def denoise(
         the expression per unit of size factor is multiplied with. Of PeakVI, whose values are probabilities, a factor
         of at most 1.
     {NORMALIZE}
+    {BACKGROUND}
     {TRANSFORM_BATCH}
     {N_SAMPLES}
     threshold
@@ -102,7 +105,8 @@ def denoise(
 
     `.layers['scvi_denoised' | key_added]` : :class:`numpy.ndarray` (dtype `float32`, shape `(n_obs, n_vars)`)
         Denoised values; NaN for what was not modelled or not asked for. With `threshold`
-        :class:`scipy.sparse.csr_matrix` (dtype `float32`), without entries there.
+        :class:`scipy.sparse.csr_matrix` (dtype `float32`), without entries there. Proteins that the fit read from `.obsm`
+        go to `.obsm['totalvi_protein' | key_added]`, a :class:`pandas.DataFrame` of all that were modelled.
 
     Examples
     --------
@@ -121,6 +125,7 @@ def denoise(
     size, draws, least = checked_library_size(library_size), checked_samples(n_samples), checked_threshold(threshold)
     by_cell = checked_flag("normalize_cells", normalize_cells)
     by_region = checked_flag("normalize_regions", normalize_regions)
+    with_background = checked_flag("include_background", include_background)
     seed = seed_from(rng, random_state)
     layer = None if key_added is None else check_key(key_added)
     _check_modality_added(target, mod_added, key_added)
@@ -129,6 +134,7 @@ def denoise(
         library_size=size,
         normalize_cells=by_cell,
         normalize_regions=by_region,
+        include_background=with_background,
         transform_batch=transform_batch,
         n_samples=draws,
     )
@@ -144,6 +150,10 @@ def denoise(
         _check_there(target, model.source.modality)
         values = denoised_of_modality(model.posterior, target, model.source, **asked)
         write_multimodal(target, obsm={}, uns={}, layers={model.source.modality: {layer: values}})
+    elif model.obsm is not None:
+        values = denoised_layer(model.posterior, pd.Index(model.features), model.features, **asked)
+        table = values if least is not None else pd.DataFrame(values, target.obs_names, list(model.features))
+        write(target, obsm={key_added or name_beside(model.key, model.counts): table}, layers={}, uns={})
     else:
         values = denoised_layer(model.posterior, target.var_names, model.features, **asked)
         write(target, obsm={}, layers={layer: values}, uns={})

@@ -14,7 +14,7 @@ from scvi_pp import _logging
 from scvi_pp._data.read import check_annotated
 from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError
-from scvi_pp._fitted_model import modality_of_regions, open_model
+from scvi_pp._fitted_model import modality_of, open_model
 from scvi_pp.get._options import checked_count, checked_flag, is_number
 from scvi_pp.tl._comparisons import FEWEST_CELLS, Design, by_column, of_cells
 
@@ -90,7 +90,7 @@ def differences(
     check_key(key_added)
     design = _design(adata, groupby, groups, reference, cells1, cells2, within)
     if as_accessibility and mod is None:
-        mod = modality_of_regions(adata.uns, key)
+        mod = modality_of(adata.uns, key, "accessibility")
     model = open_model(adata, key, verb=verb, mod=mod, seed=seed, keep_arrays=True)
     is_probability = _gives_probabilities(model)
     if as_accessibility and model.kind != "regions":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from mudata import MuData
 
 from scvi_pp import _logging
@@ -52,16 +54,17 @@ def fit_and_write_multimodal(
         write_multimodal(call.adata, layers=layers, **entries)
         written = [f"mdata['{name}'].layers['{key}']" for name, made in layers.items() for key in made]
     else:
-        layer = _layer_of_all(call, parts)
-        write(call.adata, layers=layer, **entries)
-        written = [f"layers['{key}']" for key in layer]
+        layer = _layer_of_all(call, {part: held for part, held in parts.items() if held[0].obsm is None})
+        beside = _tables_beside(call, mdata, {part: held for part, held in parts.items() if held[0].obsm is not None})
+        write(call.adata, layers=layer, uns=entries["uns"], obsm=entries["obsm"] | beside)
+        written = [*(f"layers['{key}']" for key in layer), *(f"obsm['{key}']" for key in beside)]
     report(call, fitted, [f"obsm['{obsm_key}']", *written, f"uns['{uns_key}']"])
 
 
 def _modelled(sources: Any) -> dict[str, ModalityCounts]:
     """The source of each modality that the model has."""
     named = sources._asdict()
-    return {part: named[part] for part in PARTS if named[part] is not None}
+    return {part: named[part] for part in PARTS if named.get(part) is not None}
 
 
 def _read(call: Call, mdata: MuData, sources: Any) -> Any:
@@ -124,6 +127,37 @@ def _layer_of_all(call: Call, parts: dict[str, tuple[ModalityCounts, Any]]) -> d
         f"Get that of a modality with tl.denoise(adata, key={uns_key!r}, mod='rna'), or some columns with get.denoised."
     )
     return layer_if_wanted(call, adata, layer_key, made, way=way)
+
+
+def _tables_beside(call: Call, mdata: MuData, parts: dict[str, tuple[ModalityCounts, Any]]) -> dict[str, Any]:
+    """Denoised values of what lies in `obsm`: a table of all cells, also where they were not measured."""
+    _, uns_key, _ = key_names(call.model, call.key_added)
+    tables: dict[str, Any] = {}
+    for part, (source, posterior) in parts.items():
+        tables |= layer_if_wanted(
+            call,
+            mdata.mod[source.modality],
+            name_beside(uns_key, part),
+            partial(_table, posterior, call.adata, source),
+            place=f"obsm['{source.obsm}']",
+            way=f"Get it with tl.denoise(adata, key={uns_key!r}, mod={source.modality!r}), or with get.denoised.",
+        )
+    return tables
+
+
+def name_beside(uns_key: str, part: str) -> str:
+    """The name in `obsm` of denoised values of what lies there.
+
+    >>> name_beside("totalvi", "protein")
+    'totalvi_protein'
+    """
+    return f"{uns_key}_{part}"
+
+
+def _table(posterior: Any, adata: AnnData, source: ModalityCounts) -> pd.DataFrame:
+    names = list(source.var_names or ())
+    values = denoised_layer(posterior, pd.Index(names), tuple(names))
+    return pd.DataFrame(values, index=adata.obs_names, columns=names)
 
 
 def denoised_of_modality(

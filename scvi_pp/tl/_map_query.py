@@ -68,7 +68,7 @@ def map_query(
     models, to the last bit.
 
     A batch or category that the model has not seen is added to its tables, and what is new there is learned; nothing else
-    is. Where the encoder does not see batches (`encode_covariates=False`, the default of every model) positions do not
+    is. Where the encoder does not see batches (`encode_covariates=False`, the default of every model but totalVI) positions do not
     depend on what is learned, and `max_epochs=0` gives the same ones at once.
 
     Parameters

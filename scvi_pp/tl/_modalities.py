@@ -29,7 +29,9 @@ def modalities(mdata: MuData, **given: Name) -> dict[str, str | None]:
     _refuse_twice(found)
     if found.get("rna") is None and found.get("atac") is None:
         known = listing(mdata.mod, quoted=True)
-        msg = f"mdata has modalities {known}, of which none is known as RNA or ATAC. Name them: rna=..., atac=..."
+        lone = [what for what in ("rna", "atac") if what in given]
+        way_out = f"Name {'them' if len(lone) > 1 else 'it'}: {', '.join(f'{what}=...' for what in lone)}"
+        msg = f"mdata has modalities {known}, of which none is known as {' or '.join(map(str.upper, lone))}. {way_out}"
         raise InputError(msg)
     return found
 

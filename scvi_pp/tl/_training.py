@@ -67,6 +67,7 @@ DEFAULTS_OF_MODEL: dict[str, Training] = {
     "peakvi": CHROMATIN,
     "poissonvi": CHROMATIN,
     "multivi": Training(batch_size=128, learning_rate=1e-2, weight_decay=1e-2, kl_warmup=0.65),
+    "totalvi": Training(batch_size=128, learning_rate=1e-2, weight_decay=1e-4, kl_warmup=0.1),
 }
 
 # passes and least number of steps of a run whose max_epochs is not given, where they are not those of scVI
@@ -74,6 +75,7 @@ BUDGETS: dict[str, dict[str, int]] = {
     "peakvi": {"usual": 40, "fewest_steps": 600},
     "poissonvi": {"usual": 40, "fewest_steps": 600},
     "multivi": {"usual": 40, "fewest_steps": 600},
+    "totalvi": {"usual": 60, "fewest_steps": 1200},
 }
 
 # name: (smallest, whether it itself is allowed, largest)

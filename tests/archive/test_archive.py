@@ -20,13 +20,16 @@ HERE = Path(__file__).parent
 FILES = ["scvi_1_default.h5ad", "scvi_1_rich.h5ad"]
 OF_CHROMATIN = ["peakvi_1.h5ad", "poissonvi_1.h5ad"]
 OF_MULTIOME = "multivi_1.h5mu"
+OF_PROTEINS = {"totalvi_1.h5ad": ad.read_h5ad, "totalvi_1.h5mu": mudata.read_h5mu}
 LATER = {"linear_scvi_1.h5ad": "linear_scvi", "query_1.h5ad": "scvi"}
 # another CPU or another torch rounds otherwise
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def test_every_archived_file_is_tested():
-    assert sorted(path.name for path in HERE.glob("*.h5*")) == sorted([*FILES, *OF_CHROMATIN, *LATER, OF_MULTIOME])
+    assert sorted(path.name for path in HERE.glob("*.h5*")) == sorted(
+        [*FILES, *OF_CHROMATIN, *LATER, OF_MULTIOME, *OF_PROTEINS]
+    )
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -113,6 +116,21 @@ def test_archived_multiome_answers_as_it_did():
     assert info["proteins"] == list(mdata["adt"].var_names)
     assert info["training"]["scvi_pp_version"] == "0.1.0"
     assert np.isfinite(get.elbo(mdata))
+
+
+@pytest.mark.parametrize("file", OF_PROTEINS)
+def test_archived_model_of_proteins_answers_as_it_did(file: str):
+    data = OF_PROTEINS[file](HERE / file)
+    np.testing.assert_allclose(get.latent(data), data.obsm["X_totalvi"], **CLOSE)
+    np.testing.assert_allclose(get.latent(data, kind="distribution")[1], data.obsm["variance"], **CLOSE)
+    info = get.model_info(data)
+    for name in ("rna", "protein"):
+        np.testing.assert_allclose(get.denoised(data, mod=name, transform_batch=3), data.obsm[f"{name} in 3"], **CLOSE)
+    np.testing.assert_allclose(get.foreground_probability(data), data.obsm["foreground"], **CLOSE)
+    assert info["proteins"] == [f"protéine {i}" for i in range(5)]
+    assert np.isfinite(get.elbo(data))
+    unmeasured = data.uns["totalvi"]["params"].get("proteins_not_measured")
+    assert unmeasured == ("3: protéine 1" if file == "totalvi_1.h5ad" else None)
 
 
 def test_archived_files_stay_small():

@@ -90,7 +90,7 @@ def test_only_accessibility_has_regions(network: Network, inputs: Any):
     assert not isinstance(network.about("expression"), Regional)
     factors = Posterior(view, mosaic.cells(inputs)).region_factors()
     np.testing.assert_allclose(factors, 0.5)
-    plain, with_factors = denoised(view, inputs), denoised(view, inputs, with_regions=True)
+    plain, with_factors = denoised(view, inputs), denoised(view, inputs, value="expression_with_regions")
     np.testing.assert_allclose(with_factors, plain * factors, rtol=1e-5)
 
 

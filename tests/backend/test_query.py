@@ -147,8 +147,8 @@ def test_with_regions_accessibility_is_put_on_the_scale_of_each_region(
     fitted: tuple[Any, Any], options: dict[str, Any]
 ):
     posterior, columns = Posterior(*fitted), np.array([9, 0, 4])
-    whole = denoised(posterior, with_regions=True, **options)
-    some = denoised(posterior, with_regions=True, columns=columns, **options)
+    whole = denoised(posterior, value="expression_with_regions", **options)
+    some = denoised(posterior, value="expression_with_regions", columns=columns, **options)
     np.testing.assert_allclose(some, whole[:, columns], rtol=1e-5)
     factors, without = posterior.region_factors(), denoised(posterior, **options)
     if factors.min() > 0:  # of PeakVI: shares; those of PoissonVI belong to its composition
@@ -164,7 +164,7 @@ def test_with_regions_and_all_that_is_seen_of_a_cell_accessibility_is_the_mean_o
     posterior = Posterior(*fitted)
     parameters = posterior.parameters(columns=None, n_samples=None)
     (mean,) = parameters.values()
-    np.testing.assert_allclose(denoised(posterior, with_regions=True, library_size=None), mean, rtol=1e-5)
+    np.testing.assert_allclose(denoised(posterior, value="expression_with_regions", library_size=None), mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fitted", ["peakvi", "peakvi, ln"], indirect=True)
@@ -187,7 +187,7 @@ def test_region_factors_are_told_of_models_of_chromatin_alone(fitted: tuple[Any,
     if isinstance(fitted[0], Network):
         assert factors is None
         with pytest.raises(TypeError, match="no regions"):
-            denoised(Posterior(*fitted), with_regions=True)
+            denoised(Posterior(*fitted), value="expression_with_regions")
         return
     assert factors.shape == (N_GENES,)
     assert np.isfinite(factors).all()

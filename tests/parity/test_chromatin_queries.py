@@ -131,8 +131,11 @@ def _arrays(adata: ad.AnnData) -> dict[str, Any]:
     }
 
 
-def accessibility(posterior: Posterior, *, columns: np.ndarray | None = None, **options: Any) -> np.ndarray:
+def accessibility(
+    posterior: Posterior, *, columns: np.ndarray | None = None, with_regions: bool = False, **options: Any
+) -> np.ndarray:
     """At the posterior mean; the library size is one, or with None that of the cell."""
+    options["value"] = "expression_with_regions" if with_regions else "expression"
     options = {"library_size": 1.0, "batches": None, "n_samples": None, **options}
     out = np.empty((N_CELLS, N_REGIONS if columns is None else len(columns)), np.float32)
     return posterior.denoised(out, columns=columns, **options)

@@ -10,7 +10,7 @@ from scvi_pp._errors import ModelRecordError
 if TYPE_CHECKING:
     from types import ModuleType
 
-NAMES = ("scvi", "linear_scvi", "scanvi", "peakvi", "poissonvi", "multivi")
+NAMES = ("scvi", "linear_scvi", "scanvi", "peakvi", "poissonvi", "multivi", "totalvi")
 
 
 def named(name: str) -> ModuleType:

@@ -40,7 +40,7 @@ from scvi_pp._backend.adversary import Adversary
 from scvi_pp._backend.layers import Norms
 from scvi_pp._backend.measured import MODALITIES, Modality, present_in
 from scvi_pp._backend.modality_parts import AccessibilityPart, ExpressionPart, Layers, ProteinPart
-from scvi_pp._backend.modality_view import ModalityView, Position, RegionsView
+from scvi_pp._backend.modality_view import VIEWS, ModalityView, Position
 from scvi_pp._backend.objectives import Elbo
 from scvi_pp._backend.posterior_mixture import ModalityWeights
 
@@ -182,10 +182,13 @@ class Network(nn.Module):
         """Share of each gene, or of those of `columns` alone, (cells, columns); without RNA what the first has."""
         return self._first().expression(z, cells, columns)
 
-    def about(self, modality: Modality, position: Position = "joint") -> ModalityView | RegionsView:
+    def about(self, modality: Modality, position: Position = "joint") -> ModalityView:
         """The network as it is asked about one modality, whose posterior `query` then looks at."""
-        view = RegionsView if modality == "accessibility" else ModalityView
-        return view(self, modality, position)
+        return VIEWS[modality](self, modality, position)
+
+    def said_by(self, modality: Modality, posterior: Posterior, cells: Inputs[Tensor]) -> Normal:
+        """The posterior of the latent position by one modality, of cells in which it was measured."""
+        return posterior.of_modality[modality]
 
     def reconstruction(self, z: Tensor, posterior: Posterior, cells: Inputs[Tensor]) -> dict[Modality, Tensor]:
         """log p(x | z) of each modality, (cells,) each, zero where it was not measured."""

@@ -313,7 +313,8 @@ def repeats(labels: np.ndarray, hyperparameters: Hyperparameters) -> np.ndarray:
     n_rows = max(n_cells.sum(), LABELLED_SHARE / (1 - LABELLED_SHARE) * (len(labels) - n_cells.sum()))
     times = np.rint(n_rows * wanted / max(wanted.sum(), 1) / np.maximum(n_cells, 1)).astype(np.int64)
     of_label: np.ndarray = np.append(np.maximum(times, 1), 1)
-    return of_label[labels]
+    found: np.ndarray = of_label[labels]
+    return found
 
 
 def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
