@@ -62,7 +62,7 @@ OF_LABELS = ("linear_classifier", "classification_weight", "n_samples_per_label"
 OF_CALL = ("labels_key", "unlabeled_category", "from_key")
 # of a fit that starts from a fitted scVI: passes, and the share of the learning rate (docs/benchmarks.md)
 PASSES_FROM_SCVI = {"usual": 8, "fewest_steps": 140}
-RATE_FROM_SCVI = 0.1
+RATE_FROM_SCVI = 0.5
 
 
 @_docs.documented(RANDOM=_docs.RANDOM, TRAINING=documented_for("scanvi"))

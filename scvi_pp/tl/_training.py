@@ -62,7 +62,7 @@ DEFAULTS = Training(
 CHROMATIN = Training(batch_size=128, learning_rate=3e-3, weight_decay=5e-2, kl_warmup=0.5)
 DEFAULTS_OF_MODEL: dict[str, Training] = {
     "scvi": Training(batch_size=128, learning_rate=3e-2, weight_decay=3e-4),
-    "scanvi": Training(batch_size=128, learning_rate=3e-2, weight_decay=3e-4),
+    "scanvi": Training(batch_size=128, learning_rate=2e-2, weight_decay=3e-4),
     "linear_scvi": Training(batch_size=128, learning_rate=3e-2, weight_decay=1e-3),
     "peakvi": CHROMATIN,
     "poissonvi": CHROMATIN,

@@ -19,7 +19,7 @@ class Pair(NamedTuple):
 
 
 # buffers of ours without a twin: how a run weighs cells, and what it calibrates
-OF_TRAINING = {"bound_weight", "label_weight", "labelled_share", "temperature"}
+OF_TRAINING = {"bound_weight", "label_weight", "classifier_reach", "temperature"}
 Pairs = Callable[[Any, Any], Iterable[Pair]]  # of our network and the peer's module
 
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # of the rows of an epoch that have a label, at least: labelled cells come again until it is reached (docs/benchmarks.md)
 LABELLED_SHARE = 0.25
+# of the share of cells that have a label: how much of the classifier's gradient reaches the encoder (the same page)
+POWER_OF_REACH = 2
 PRIOR_DRAWS = 8
 SURELY_NOT = -1e4  # a logit whose share is zero, and zero times it too
 
@@ -159,7 +161,7 @@ class Network(nn.Module):
         # by label, and last of cells without one: how much the bound of a cell counts, and a label that is missed
         self.register_buffer("bound_weight", torch.ones(hp.n_labels + 1))
         self.register_buffer("label_weight", torch.zeros(hp.n_labels + 1))
-        self.register_buffer("labelled_share", torch.ones(()))
+        self.register_buffer("classifier_reach", torch.ones(()))  # into the encoder
         self.register_buffer("temperature", torch.ones(()))
         self.is_pretrained = False
 
@@ -210,10 +212,10 @@ class Network(nn.Module):
         if not self.training:
             logits, of_labelled = self.classifier(torch.cat([position, posterior.q_z.loc])).chunk(2)
             return self._elbo(self.terms(position, logits, posterior, cells), of_labelled, label, is_labelled)
-        # a few labels are soon known by heart: they move the position as much as there are of them; nor may they do so
-        # by the batch norm of the classifier, which is asked about each draw by itself
+        # a few labels are soon known by heart, and hardly move the position; nor may they do so by the batch norm of the
+        # classifier, which is asked about each draw by itself
         another = posterior.q_z.rsample()
-        judged = torch.lerp(another.detach(), another, self.get_buffer("labelled_share"))
+        judged = torch.lerp(another.detach(), another, self.get_buffer("classifier_reach"))
         logits, of_labelled = self.classifier(position), self.classifier(judged)
         seen = torch.where(F.one_hot(label, n_labels).bool(), 0.0, SURELY_NOT)
         logits = torch.where(is_labelled[:, None], seen, logits)
@@ -278,7 +280,7 @@ class Network(nn.Module):
             torch.bincount(cells.field("labels", some), minlength=hp.n_labels + 1) for some in (rows, once)
         )
         self.get_buffer("bound_weight").copy_(len(rows) / len(once) * n_cells / n_rows.clamp(min=1))
-        self.get_buffer("labelled_share").copy_(n_cells[:-1].sum() / len(once))
+        self.get_buffer("classifier_reach").copy_((n_cells[:-1].sum() / len(once)) ** POWER_OF_REACH)
         wanted = n_cells[:-1].clamp(max=hp.n_samples_per_label or len(rows))
         # so that the mean over rows is the mean over labelled cells, of which each label has those that are wanted
         self.get_buffer("label_weight")[:-1] = wanted / wanted.sum() * len(rows) / n_rows[:-1].clamp(min=1)

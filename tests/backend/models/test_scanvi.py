@@ -88,12 +88,12 @@ def test_a_classifier_that_is_sure_leaves_gradients_finite():
 
 
 def test_few_labels_hardly_move_the_encoder_by_the_classifier():
-    """Its gradient there is in proportion to the share of cells that have a label."""
+    """Its gradient there is in proportion to its reach, which goes with the share of cells that have a label."""
     found = {}
     for share in (0.0, 0.1, 1.0):
         network, cells = made(classification_weight=1e6)
         network.train()
-        network.get_buffer("labelled_share").fill_(share)
+        network.get_buffer("classifier_reach").fill_(share)
         network.get_buffer("label_weight")[:-1] = 1
         torch.manual_seed(0)
         network.elbo(cells)._replace(reconstruction=torch.zeros(60), divergence=torch.zeros(60)).loss(1.0).backward()
@@ -164,7 +164,7 @@ def test_each_cell_counts_once_for_the_bound_and_each_label_as_wanted(most: int 
     of_label = torch.zeros(4).index_add(0, labels, label) / len(rows)
     n_cells = torch.bincount(torch.tensor(inputs.labels), minlength=4)[:3].clamp(max=most or 60)
     torch.testing.assert_close(of_label, torch.cat([n_cells / n_cells.sum(), torch.zeros(1)]))
-    assert float(network.get_buffer("labelled_share")) == pytest.approx(40 / 60)
+    assert float(network.get_buffer("classifier_reach")) == pytest.approx((40 / 60) ** 2)
 
 
 def test_a_fitted_scvi_is_taken_over_and_kept_by_the_start():
