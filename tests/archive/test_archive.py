@@ -21,7 +21,7 @@ FILES = ["scvi_1_default.h5ad", "scvi_1_rich.h5ad"]
 OF_CHROMATIN = ["peakvi_1.h5ad", "poissonvi_1.h5ad"]
 OF_MULTIOME = "multivi_1.h5mu"
 OF_PROTEINS = {"totalvi_1.h5ad": ad.read_h5ad, "totalvi_1.h5mu": mudata.read_h5mu}
-LATER = {"linear_scvi_1.h5ad": "linear_scvi", "query_1.h5ad": "scvi"}
+LATER = {"linear_scvi_1.h5ad": "linear_scvi", "query_1.h5ad": "scvi", "scanvi_1.h5ad": "scanvi"}
 # another CPU or another torch rounds otherwise
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -135,3 +135,10 @@ def test_archived_model_of_proteins_answers_as_it_did(file: str):
 
 def test_archived_files_stay_small():
     assert all(path.stat().st_size < 150_000 for path in HERE.glob("*.h5*"))
+
+
+def test_archived_labels_are_given_again():
+    adata = ad.read_h5ad(HERE / "scanvi_1.h5ad")
+    tl.predict_labels(adata, key_added="again")
+    np.testing.assert_allclose(adata.obsm["again_probabilities"], adata.obsm["scanvi_probabilities"], **CLOSE)
+    assert adata.obs["again"].cat.categories.tolist() == ["α", "β"]
