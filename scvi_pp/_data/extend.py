@@ -18,7 +18,7 @@ from scvi_pp._data.counts import Counts, lacking_features, message_of_lacking
 from scvi_pp._data.multiome import ModalityCounts, Present, RowNumber
 from scvi_pp._data.panels import Panels
 from scvi_pp._data.read import Inputs, parts_for
-from scvi_pp._data.sources import Categories, Category
+from scvi_pp._data.sources import Categories, Category, Labels
 from scvi_pp._errors import InputError, listing
 
 T = TypeVar("T", bound=Inputs)
@@ -85,6 +85,8 @@ def _extended(source: Any, data: Any, additions: Additions, *, fewest: float, la
                 source,
                 levels=tuple(_levels(data, (key,), levels, additions) for key, levels in zip(keys, known, strict=True)),
             )
+        case Labels():
+            return replace(source, is_absent=True)
         case RowNumber():
             return RowNumber(kept=False, names=())
     return source

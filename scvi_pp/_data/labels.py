@@ -22,12 +22,13 @@ class Labels:
     """One label per cell, or none: where the column is missing (NaN) or holds the unlabeled category.
 
     `levels` are the labels that occur, as of `Category`. What a fitted model does not know has no label: another name, or
-    all cells of data without the column.
+    all cells of data without the column, or of a query, whose labels are not looked at (`is_absent`).
     """
 
     key: str
     unlabeled: str | None = None
     levels: tuple[str, ...] | None = None
+    is_absent: bool = False
 
     def __post_init__(self) -> None:
         check_texts((self.key,), "Labels.key")
@@ -35,6 +36,9 @@ class Labels:
             check_texts((self.unlabeled,), "Labels.unlabeled")
         if self.levels is not None:
             check_texts(self.levels, "Labels.levels")
+        if not isinstance(self.is_absent, bool):
+            msg = "Labels.is_absent is True or False."
+            raise InputError(msg)
 
     @property
     def place(self) -> str:
@@ -80,7 +84,7 @@ class Labels:
             msg = f"{self} has not learned from any data: call its learn(data) first and read with what that returns."
             raise InputError(msg)
         n_labels = len(self.levels)
-        if self.key not in data.obs.columns:
+        if self.is_absent or self.key not in data.obs.columns:
             return np.full(data.n_obs, n_labels, dtype=np.int64)
         code_of: dict[Any, int] = {level: code for code, level in enumerate(self.levels)}
         values = obs_column(data, self.key)
@@ -90,7 +94,8 @@ class Labels:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        return {"kind": "Labels", "key": self.key, "unlabeled": self.unlabeled, "levels": self.levels}
+        described = {"kind": "Labels", "key": self.key, "unlabeled": self.unlabeled, "levels": self.levels}
+        return described | ({"is_absent": True} if self.is_absent else {})
 
 
 def _names(column: pd.Series) -> tuple[list[str], npt.NDArray[np.int64]]:

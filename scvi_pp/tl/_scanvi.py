@@ -60,6 +60,7 @@ FLAGS = ("use_observed_lib_size", "encode_covariates", "deeply_inject_covariates
 # what is said of labels, with which a fitted scVI goes on; all else is as it was fitted
 OF_LABELS = ("linear_classifier", "classification_weight", "n_samples_per_label")
 OF_CALL = ("labels_key", "unlabeled_category", "from_key")
+FEWEST_TO_HOLD_OUT = 10  # cells of a label: those of rarer ones are all trained on
 # of a fit that starts from a fitted scVI: passes, and the share of the learning rate (docs/benchmarks.md)
 PASSES_FROM_SCVI = {"usual": 8, "fewest_steps": 140}
 RATE_FROM_SCVI = 0.5
@@ -137,8 +138,7 @@ def scanvi(
     categorical_covariate_keys
         Further columns of `.obs` whose effects are to be removed, each on its own: sex, sort gate.
     continuous_covariate_keys
-        Numeric columns of `.obs` whose effects are to be removed: percentage of mitochondrial counts. They are
-        standardised for you.
+        Numeric columns of `.obs` whose effects are to be removed, standardised for you: percentage of mitochondrial counts.
     mask_var
         Boolean column of `.var` that chooses the genes to model, as `"highly_variable"`.
     n_latent
@@ -160,10 +160,8 @@ def scanvi(
         Show batch and covariates to the encoder too.
     deeply_inject_covariates
         Show categories to every hidden layer rather than the first alone.
-    batch_representation
-        `"one-hot"`, or `"embedding"` for a learned vector per batch (many batches).
-    n_batch_embedding
-        Length of that vector.
+    batch_representation, n_batch_embedding
+        `"one-hot"`, or `"embedding"` for a learned vector of that length per batch (many batches).
     use_batch_norm, use_layer_norm
         Where each normalisation is applied.
     denoise
@@ -235,7 +233,6 @@ def scanvi(
         "classification_weight": classification_weight,
         "n_samples_per_label": n_samples_per_label,
     }
-    options = _checked(options)
     keys = {
         "labels_key": labels_key,
         "unlabeled_category": unlabeled_category,
@@ -249,9 +246,9 @@ def scanvi(
     }
     _check_names(keys)
     seed = seed_from(rng, random_state)
+    options = _checked(options)
     call = Call(adata, "scanvi", seed, key_added, denoise, save_model, device, training)
-    if copy:
-        call = replace(call, adata=adata.copy())
+    call = replace(call, adata=adata.copy()) if copy else call
     _fit(call, options, keys)
     return call.adata if copy else None
 
@@ -278,7 +275,7 @@ def _fit(call: Call, options: dict[str, Any], keys: dict[str, Any]) -> None:
             f"none, give unlabeled_category='{name}'."
         )
     fit_and_write(
-        call,
+        replace(call, training={"validation_indices": _held_out(call, sources), **call.training}),
         sources,
         hyperparameters,
         {**keys, **options},
@@ -289,6 +286,18 @@ def _fit(call: Call, options: dict[str, Any], keys: dict[str, Any]) -> None:
         make=make,
         given=given,
     )
+
+
+def _held_out(call: Call, sources: Any) -> np.ndarray:
+    """The rows that are held out by default: as of any model, without the cells of labels that few have."""
+    from scvi_pp._backend.fit import split
+
+    options = checked(call.training, model="scanvi")
+    rows = split(call.adata.n_obs, float(options["validation_size"]), call.seed)[1]
+    labels = sources.labels.read(call.adata)
+    n_cells = np.bincount(labels, minlength=len(sources.labels.levels) + 1)
+    n_cells[-1] = len(labels)  # of those without a label there are enough
+    return rows[n_cells[labels[rows]] >= FEWEST_TO_HOLD_OUT]
 
 
 def _labelled(call: Call, sources: Any, fitted: Trained, posterior: Posterior) -> Besides:

@@ -65,6 +65,16 @@ def test_a_label_that_looks_like_none_is_remarked_on(caplog):
     assert "unlabeled_category='Unknown'" in caplog.text
 
 
+def test_cells_of_rare_labels_are_not_held_out():
+    """The only cell of a label is learned from, whichever cells a split would take."""
+    adata = cells()
+    for rows in (slice(0, 30), slice(30, 60)):
+        adata.obs["one each"] = np.where(np.isin(np.arange(60), np.arange(60)[rows]), adata.obs_names, None)
+        tl.scanvi(adata, "one each", **{**OPTIONS, "validation_size": 0.5})
+        params = adata.uns["scanvi"]["params"]
+        assert params["n_labelled"] == 30 and "held_out_accuracy" not in params
+
+
 def test_all_cells_may_have_a_label():
     adata = cells()
     tl.scanvi(adata, "type", **OPTIONS)
@@ -183,7 +193,13 @@ def test_a_scvi_by_label_cannot_be_started_from():
 
 def test_a_query_is_mapped_and_labelled():
     query, reference = query_for("scanvi"), fitted()
-    del query.obs["known"], query.obs["type"]
+    query.obs["known"] = "t0"  # what is not looked at
+    tl.map_query(query, reference, max_epochs=2, unfrozen="all")
+    other = query_for("scanvi")
+    del other.obs["known"], other.obs["type"]
+    tl.map_query(other, reference, max_epochs=2, unfrozen="all")
+    np.testing.assert_array_equal(query.obsm["X_scanvi"], other.obsm["X_scanvi"])
+    query = other
     tl.map_query(query, reference, max_epochs=2)
     before = contents(query)
     assert tl.predict_labels(query) is None

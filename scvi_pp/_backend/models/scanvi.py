@@ -283,7 +283,7 @@ class Network(nn.Module):
         self.get_buffer("classifier_reach").copy_((n_cells[:-1].sum() / len(once)) ** POWER_OF_REACH)
         wanted = n_cells[:-1].clamp(max=hp.n_samples_per_label or len(rows))
         # so that the mean over rows is the mean over labelled cells, of which each label has those that are wanted
-        self.get_buffer("label_weight")[:-1] = wanted / wanted.sum() * len(rows) / n_rows[:-1].clamp(min=1)
+        self.get_buffer("label_weight")[:-1] = wanted / wanted.sum().clamp(min=1) * len(rows) / n_rows[:-1].clamp(min=1)
 
     def begin_with(self, fitted: scvi.Network) -> None:
         """Take over a fitted scVI of the same shape."""
