@@ -51,7 +51,7 @@ class GaussianEncoder(nn.Module):
         norms: Norms,
         dropout_rate: float,
         activation: Activation = "relu",
-        smallest_variance: float = SMALLEST_VARIANCE,
+        smallest_variance: float | None = None,
     ) -> None:
         super().__init__()
         self.smallest_variance = smallest_variance
@@ -71,7 +71,8 @@ class GaussianEncoder(nn.Module):
     def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Normal:
         """x (cells, n_in) -> Normal over (cells, n_out); `more` columns may follow those of x."""
         h = self.body(x, codes, more)
-        variance = self.log_variance(h).exp() + self.smallest_variance
+        smallest = SMALLEST_VARIANCE if self.smallest_variance is None else self.smallest_variance
+        variance = self.log_variance(h).exp() + smallest
         return Normal(self.mean(h), variance.sqrt(), validate_args=False)
 
 

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scvi_pp._backend import priors
-from scvi_pp._backend.encoders import SMALLEST_VARIANCE, GaussianEncoder
+from scvi_pp._backend.encoders import GaussianEncoder
 from scvi_pp._backend.layers import FullyConnected
 from scvi_pp._backend.models import scvi
 from scvi_pp._backend.models.scvi import Inputs, Where
@@ -109,7 +109,7 @@ class PositionOfLabel(nn.Module):
         self.n_labels = hp.n_labels
 
         def network(
-            part: Literal["encoder", "decoder"], dropout_rate: float, smallest_variance: float
+            part: Literal["encoder", "decoder"], dropout_rate: float, smallest_variance: float | None
         ) -> GaussianEncoder:
             return GaussianEncoder(
                 hp.n_latent,
@@ -123,7 +123,7 @@ class PositionOfLabel(nn.Module):
                 smallest_variance=smallest_variance,
             )
 
-        self.encoder = network("encoder", hp.dropout_rate, SMALLEST_VARIANCE)
+        self.encoder = network("encoder", hp.dropout_rate, None)
         # z is a draw from a Gaussian that is no narrower than that, so this one need not be kept from narrowing
         self.decoder = network("decoder", 0.0, 0.0)
 
