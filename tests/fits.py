@@ -36,7 +36,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "gene-cell": {"dispersion": "gene-cell", "gene_likelihood": "nb"},
     "some genes": {"mask_var": "chosen"},
     "scanvi": {"labels_key": "known"},
-    "scanvi simplex": {"labels_key": "known", "latent_distribution": "ln", "linear_classifier": True},
 }
 PEAKVI: dict[str, dict[str, Any]] = {
     "peakvi": {},

@@ -85,6 +85,7 @@ def test_all_cells_may_have_a_label():
     "options",
     [
         {"linear_classifier": True},
+        {"latent_distribution": "ln"},
         {"n_samples_per_label": 5},
         {"classification_weight": 0},
         {"encode_covariates": True, "categorical_covariate_keys": "sex", "continuous_covariate_keys": "mito"},
