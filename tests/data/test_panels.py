@@ -18,7 +18,10 @@ from scvi_pp._data.read import learn, read
 from scvi_pp._data.sources import source_from_dict
 from scvi_pp._errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore:From 0.4 .update\\(\\) will not pull:FutureWarning")  # mudata 0.3
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:From 0.4 .update\\(\\) will not pull:FutureWarning"),  # mudata 0.3
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),  # mudata 0.4.1 with pandas 3.1
+]
 
 NAMES = ("CD3", "CD4", "CD8")
 
