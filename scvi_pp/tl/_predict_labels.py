@@ -9,6 +9,7 @@ from scvi_pp._data.fitted import from_record, model_key
 from scvi_pp._data.multiome import copied
 from scvi_pp._data.read import check_annotated
 from scvi_pp._data.reference import open_reference
+from scvi_pp._data.sources import Labels
 from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError
 from scvi_pp._fitted_model import model_before
@@ -105,7 +106,8 @@ def predict_labels(
         adata = copied(adata)
     check_any_writable(adata)
     name, stored = _model(adata, reference, key)
-    if "n_samples_per_label" not in stored.hyperparameters:
+    source = stored.sources.get("labels")
+    if not isinstance(source, Labels) or source.levels is None:
         msg = f"uns['{name}'] is a {stored.model}, which knows no labels. Fit tl.scanvi, or carry labels of other cells"
         raise InputError(f"{msg} over with tl.transfer_labels.")
     model = model_before(adata, stored, name, verb="tl.predict_labels", seed=seed, batch_size=batch_size)
@@ -113,7 +115,6 @@ def predict_labels(
     from scvi_pp._backend.labels import label_probabilities
 
     probabilities = label_probabilities(model.posterior, n_samples)
-    source: Any = stored.sources["labels"]
     written = name if key_added is None else key_added
     obs, obsm = label_results(written, probabilities, source.levels, adata.obs_names)
     write_to_cells(adata, obs=obs, obsm=obsm, uns={})
