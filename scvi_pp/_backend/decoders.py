@@ -227,8 +227,10 @@ class SkipDecoder(nn.Module):
 
 def _of_codes(head: ConditionalLinear) -> tuple[Tensor, Tensor]:
     """Weight and bias of a conditional map as one of codes: (genes, n_in + levels), (genes,)."""
-    tables = [table.t() for table in head.tables()]
-    return torch.cat([head.linear.weight, *tables], dim=1), head.linear.bias
+    tables = head.tables()
+    if not tables:
+        return head.linear.weight, head.linear.bias
+    return torch.cat([head.linear.weight.t(), *tables]).t(), head.linear.bias  # rows of memory behind each other
 
 
 def _expression(h: Tensor, weight: Tensor, bias: Tensor, columns: Tensor | None, *, sums_to_one: bool) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scvi_pp._backend.dropout import Dropout
 from scvi_pp._backend.kernels import sparse_linear
 from scvi_pp._backend.sparse import SparseRows
 
@@ -61,8 +62,8 @@ class ConditionalLinear(nn.Module):
         if isinstance(x, SparseRows):
             if more is None:  # a slice of all columns would have a gradient of its own, to be copied
                 return sparse_linear.linear(x, weight, bias)
-            n_counts = x.shape[1]
-            return torch.addmm(sparse_linear.linear(x, weight[:, :n_counts], bias), more, weight[:, n_counts:].t())
+            of_counts, of_more = weight.t().split([x.shape[1], more.shape[1]])  # rows of memory behind each other
+            return torch.addmm(sparse_linear.linear(x, of_counts.t(), bias), more, of_more)
         return F.linear(x if more is None else torch.cat([x, more], dim=1), weight, bias)
 
 
@@ -84,7 +85,7 @@ class Block(nn.Module):
         self.batch_norm = nn.BatchNorm1d(n_out, eps=1e-3, momentum=0.1) if norms.batch else None
         self.layer_norm = nn.LayerNorm(n_out, elementwise_affine=False) if norms.layer else None
         self.activation = {"relu": torch.relu, "leaky_relu": F.leaky_relu}[activation]
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
 
     def forward(self, x: Tensor | SparseRows, codes: Tensor | None = None, more: Tensor | None = None) -> Tensor:
         """As `ConditionalLinear`."""

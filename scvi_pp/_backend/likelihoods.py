@@ -13,9 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal
 
-from scvi_pp._backend.kernels import bernoulli, negative_binomial, poisson, zero_inflated_negative_binomial
+from scvi_pp._backend.kernels import (
+    bernoulli,
+    negative_binomial,
+    negative_binomial_mixture,
+    poisson,
+    zero_inflated_negative_binomial,
+)
 from scvi_pp._backend.kernels.counts import dense
-from scvi_pp._backend.kernels.gamma_ratio import log_gamma_ratio
 
 if TYPE_CHECKING:
     from scvi_pp._backend.sparse import SparseRows
@@ -217,16 +222,10 @@ class NegativeBinomialMixture:
 
     def log_likelihood_of_each(self, counts: Tensor | SparseRows) -> Tensor:
         """By protein, (cells, proteins), at one draw of the background."""
-        x, log_odds = dense(counts), self.drawn().log_background - self.log_dispersion
-        theta = self.log_dispersion.exp()
-        in_both = log_gamma_ratio(theta.expand_as(x), x)[0] - torch.lgamma(x + 1)
-        background, foreground = (
-            -theta * F.softplus(each) - x * F.softplus(-each) for each in (log_odds, log_odds + self.log_factor)
+        log_background = self.drawn().log_background
+        return negative_binomial_mixture.log_likelihood(
+            dense(counts), log_background, self.log_factor, self.log_dispersion, self.background_logits
         )
-        logits = self.background_logits
-        mixed = torch.logaddexp(background + F.logsigmoid(logits), foreground + F.logsigmoid(-logits))
-        each: Tensor = in_both + mixed
-        return each
 
     def sample_denoised(self) -> Tensor:
         """One draw of the rate behind the counts, (cells, proteins)."""

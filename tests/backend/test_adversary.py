@@ -96,4 +96,4 @@ def test_it_is_the_peers():
     blocks = adversary().body.blocks
     assert [block.linear.linear.out_features for block in blocks] == [32, 32]
     assert all(block.batch_norm is not None and block.layer_norm is None for block in blocks)
-    assert all(block.dropout.p == 0.1 and block.activation is torch.relu for block in blocks)
+    assert all(block.dropout.rate == 0.1 and block.activation is torch.relu for block in blocks)

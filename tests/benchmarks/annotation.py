@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", action="store_true", help="fit scvi-tools where the cache has no run yet")
     parser.add_argument("--few", type=int, default=0, help="labelled cells of each type, instead of whole studies")
-    parser.add_argument("--seeds", type=int, default=1, help="fits of scvi_pp, whose median is told")
+    parser.add_argument("--seeds", type=int, default=1, help="fits of each, whose median is told")
     parser.add_argument("--data", type=Path, default=default_data_dir(), help="folder of the .h5ad files")
     parser.add_argument("--cache", type=Path, default=runs.DEFAULT_CACHE, help="where runs are kept (not committed)")
     parser.add_argument("--speed", action="store_true", help="how long an epoch of a new fit takes, of both in turn")
@@ -50,14 +50,20 @@ def main() -> None:
         return
     splits = few_labels(cells, asked.few) if asked.few else hidden_studies(cells)
     if asked.peer:
-        for name, is_hidden in splits.items():
-            path = asked.cache / f"annotation-{name}.json"
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(annotated(cells, is_hidden, of_peer, seed=0)))
-                print(path.name, path.read_text(), flush=True)
+        for seed in range(asked.seeds):
+            for name, is_hidden in splits.items():
+                path = run_of_peer(asked.cache, name, seed)
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(json.dumps(annotated(cells, is_hidden, of_peer, seed=seed)))
+                    print(path.name, path.read_text(), flush=True)
     else:
         tell(cells, splits, asked.cache, asked.seeds)
+
+
+def run_of_peer(cache: Path, name: str, seed: int) -> Path:
+    """Where a run of scvi-tools is kept."""
+    return cache / f"annotation-{name}-{seed}.json"
 
 
 def hidden_studies(cells: ad.AnnData) -> dict[str, np.ndarray]:
@@ -201,12 +207,14 @@ def tell(cells: ad.AnnData, splits: dict[str, np.ndarray], cache: Path, n_seeds:
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for name, is_hidden in splits.items():
         fits = [annotated(cells, is_hidden, of_ours, seed=seed) for seed in range(n_seeds)]
-        path = cache / f"annotation-{name}.json"
-        peer = json.loads(path.read_text()) if path.exists() else dict.fromkeys(fits[0], float("nan"))
-        ours = {what: float(np.median([fit[what] for fit in fits])) for what in fits[0]}
+        paths = [path for seed in range(n_seeds) if (path := run_of_peer(cache, name, seed)).exists()]
+        peers = [json.loads(path.read_text()) for path in paths] or [dict.fromkeys(fits[0], float("nan"))]
+        ours, peer = (
+            {what: float(np.median([fit[what] for fit in some])) for what in fits[0]} for some in (fits, peers)
+        )
         pairs = [f"{peer[what]:.3f}, {ours[what]:.3f}" for what in MEASURES]
         seconds = f"{peer['scvi_seconds'] + peer['scanvi_seconds']:.0f}, {ours['scanvi_seconds']:.1f}"
-        print(f"| {name} | {' | '.join(pairs)} | {seconds} |", flush=True)
+        print(f"| {name} ({len(paths)} of {n_seeds}) | {' | '.join(pairs)} | {seconds} |", flush=True)
 
 
 if __name__ == "__main__":

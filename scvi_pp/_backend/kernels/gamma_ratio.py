@@ -6,10 +6,33 @@ Shifting theta up by eight first makes Stirling's series exact to float32, and i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SHIFT = 8
+
+
+def log_rising(theta: Tensor, x: Tensor) -> Tensor:
+    """The value alone, whose gradient by theta is the derivative: counts have none."""
+    value: Tensor = _LogRising.apply(theta, x)  # type: ignore[no-untyped-call]
+    return value
+
+
+class _LogRising(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, x: Tensor) -> Tensor:
+        value, derivative = log_gamma_ratio(theta, x)
+        ctx.save_for_backward(derivative)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        (derivative,) = ctx.saved_tensors
+        return outer * derivative, None
 
 
 def log_gamma_ratio(theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ a second pass.
 
 from __future__ import annotations
 
-# shared code: f62ba90e0184
+# shared code: bef550407b83
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 

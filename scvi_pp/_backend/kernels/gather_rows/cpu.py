@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# shared code: f62ba90e0184
+# shared code: bef550407b83
 from typing import TYPE_CHECKING
 
 import numpy as np

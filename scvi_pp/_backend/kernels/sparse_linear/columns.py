@@ -6,7 +6,7 @@ the sums of the cells, which are few, that are gone over again.
 
 from __future__ import annotations
 
-# shared code: f62ba90e0184
+# shared code: bef550407b83
 from typing import TYPE_CHECKING
 
 import torch

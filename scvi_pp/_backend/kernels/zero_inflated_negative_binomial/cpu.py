@@ -5,7 +5,7 @@ The formulas are those of `analytic.py`.
 
 from __future__ import annotations
 
-# shared code: f62ba90e0184
+# shared code: bef550407b83
 import numpy as np
 
 from scvi_pp._backend.kernels.arithmetic import (
