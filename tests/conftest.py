@@ -16,6 +16,9 @@ ABOVE_THE_WALL = ("data", "datasets", "pp", "test_errors.py", "test_house.py", "
 REAL_DATA = Path(os.environ.get("SCVI_PP_REAL_DATA", TESTS.parent.parent / "shared" / "data"))
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # figures are drawn, never shown
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # one of several processes: threads of all of them would wait for each other at every small operation of torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest.register_assert_rewrite("tests.contract")
 
