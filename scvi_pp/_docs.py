@@ -17,6 +17,22 @@ mod
     Which modality, of a model of a `MuData`: its name there. The first by default (RNA, if there is any). All cells are
     answered for, also those in which it was not measured."""
 
+MODS = """\
+mod
+    Which modality, of a model of a `MuData`: its name there, or a list of names. The first by default (RNA, if there is
+    any). All cells are answered for, also those in which it was not measured."""
+
+MODS_TESTED = """\
+mod
+    Which modality, of a model of a `MuData`: its name there. The first by default (RNA, if there is any). A list, as
+    `["rna", "protein"]`, tests genes and proteins in one table, with one false discovery rate. Cells in which a modality
+    was not measured are no evidence, nor are batches whose panel lacks a protein."""
+
+FEATURES_OF_MODS = """\
+genes, regions, proteins
+    Names of the features to return, in this order: genes, or regions if the model is one of chromatin, or proteins. Of
+    several modalities each may be chosen from. All that were modelled by default."""
+
 ADATA_NEW = """\
 adata_new
     Ask about these cells instead of those of `adata`. Genes and regions are matched by name, nothing is trained."""

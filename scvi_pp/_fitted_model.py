@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -81,6 +81,10 @@ class FittedModel:
             return matrix, np.ones(matrix.shape[0], dtype=bool)
         return matrix, self.arrays.present[:, list(KINDS).index(self.counts)]
 
+    def panel(self) -> np.ndarray | None:
+        """Which of the features were measured in which cells, bool (n_obs, features); None: all, where the modality was."""
+        return self.arrays.panel if self.kind == "proteins" and "panel" in self.stored.sources else None
+
     @property
     def kind(self) -> str:
         """What the features are called."""
@@ -98,24 +102,29 @@ class FittedModel:
         return self.counts == "accessibility" or isinstance(self.stored.sources.get("size_factor"), Share)
 
     def columns(
-        self, genes: Sequence[str] | str | None, regions: Sequence[str] | str | None = None
+        self,
+        genes: Sequence[str] | str | None,
+        regions: Sequence[str] | str | None = None,
+        proteins: Sequence[str] | str | None = None,
     ) -> np.ndarray | None:
-        """Where genes or regions stand among those of the network; None stays None, which means all."""
-        if genes is not None and regions is not None:
-            raise InputError("Give genes or regions, not both.")
-        if genes is None and regions is None:
+        """Where genes, regions or proteins stand among those of the network; None stays None, which means all."""
+        asked = {"genes": genes, "regions": regions, "proteins": proteins}
+        given = {word: names for word, names in asked.items() if names is not None}
+        if len(given) > 1:
+            raise InputError(f"Give {' or '.join(given)}, not both.")
+        if not given:
             return None
-        kind = self.kind
-        if regions is not None and kind != "regions":
-            raise InputError(f"regions is for models of chromatin: uns['{self.key}'] models {kind}. Give genes=.")
-        word, wanted = ("genes", genes) if regions is None else ("regions", regions)
-        return self._places(word, _names(word, wanted), kind)
+        ((word, wanted),) = given.items()
+        if word == "regions" and self.kind != word:
+            raise InputError(f"regions is for models of chromatin: uns['{self.key}'] models {self.kind}. Give genes=.")
+        if word == "proteins" and self.kind != word:
+            msg = f"proteins names proteins, and {self.kind} of uns['{self.key}'] are asked about. Give mod=..., the"
+            raise InputError(f"{msg} modality of proteins, or genes=.")
+        return self.places(word, wanted)
 
-    def columns_of_proteins(self, proteins: Sequence[str] | str | None) -> np.ndarray | None:
-        """Where proteins stand among those of the network; None stays None, which means all."""
-        return None if proteins is None else self._places("proteins", _names("proteins", proteins), self.kind)
-
-    def _places(self, word: str, wanted: list[str], kind: str) -> np.ndarray:
+    def places(self, word: str, names: Sequence[str] | str) -> np.ndarray:
+        """Where features stand among those of the network; `word` is the argument that names them."""
+        wanted, kind = _names(word, names), self.kind
         place = {name: column for column, name in enumerate(self.features)}
         unknown = [name for name in wanted if name not in place]
         if unknown:
@@ -123,6 +132,11 @@ class FittedModel:
             msg = f"{word} names {listing(unknown, quoted=True)}, which the model was not fitted to.{near}"
             raise InputError(f"{msg} It knows {len(self.features)} {kind}.")
         return np.array([place[name] for name in wanted])
+
+    def beside(self, mod: str, stream: int) -> FittedModel:
+        """The same model, asked about another modality: at the same draws of the latent position, with noise of its own."""
+        counts, posterior = part_of(self.stored, self.key, mod), self.posterior
+        return replace(self, counts=counts, posterior=posterior.about(counts, stream))
 
     def named(self, columns: np.ndarray | None) -> list[str]:
         """The names of columns."""
@@ -265,6 +279,46 @@ def model_before(
     cells = Cells(arrays, where)
     posterior = Posterior(network, cells, seed=seed, batch_size=batch_size, n_trained_rows=n_trained_rows)
     return FittedModel(key, stored, posterior, data.obs_names, counts, arrays if keep_arrays else None)
+
+
+def open_models(
+    adata: AnnData | MuData, key: str | None, *, verb: str, mod: object = None, **options: Any
+) -> dict[str, FittedModel]:
+    """`open_model` for each modality that `mod` lists, by its name: all of one network, asked at the same positions.
+
+    A single name, or None, gives a single one.
+    """
+    if mod is None or isinstance(mod, str):
+        return {mod or "": open_model(adata, key, verb=verb, mod=mod, **options)}
+    names = list(mod) if isinstance(mod, Iterable) else [mod]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"mod={mod!r} must be the name of a modality, or a list of names.")
+    if len(set(names)) < len(names):
+        raise InputError(f"mod names a modality twice: {listing(names, quoted=True)}.")
+    first = open_model(adata, key, verb=verb, mod=names[0], **options)
+    return {names[0]: first, **{name: first.beside(name, stream) for stream, name in enumerate(names[1:], 1)}}
+
+
+def columns_of_each(
+    models: Mapping[str, FittedModel], **given: Sequence[str] | str | None
+) -> dict[str, np.ndarray | None]:
+    """Where the features that are named, as `genes`, `regions` or `proteins`, stand in each model; None: all of it."""
+    if len(models) == 1:
+        return {mod: model.columns(**given) for mod, model in models.items()}  # type: ignore[arg-type]
+    kinds = [model.kind for model in models.values()]
+    for word, names in given.items():
+        if names is not None and word not in kinds:
+            raise InputError(f"{word} are named, and {listing(kinds)} are asked about. Leave them out, or name mod=.")
+    asked = {mod: given[model.kind] for mod, model in models.items()}
+    return {mod: None if asked[mod] is None else model.places(model.kind, asked[mod]) for mod, model in models.items()}  # type: ignore[arg-type]
+
+
+def names_in_one_table(names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Features of several modalities one after the other; if two share a name, with the modality in front of all."""
+    plain = [name for of_modality in names.values() for name in of_modality]
+    if len(set(plain)) == len(plain):
+        return plain
+    return [f"{mod}:{name}" for mod, of_modality in names.items() for name in of_modality]
 
 
 def modality_of(uns: Mapping[str, Any], key: str | None, part: Literal["accessibility", "protein"]) -> str | None:

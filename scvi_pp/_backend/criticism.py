@@ -35,31 +35,30 @@ class Tally:
     """Sums of counts over cells and over genes, block by block."""
 
     def __init__(self, n_cells: int, n_genes: int) -> None:
-        self.n_cells, self.n_genes = n_cells, n_genes
-        self._of_genes = np.zeros((3, n_genes))
-        self._of_cells = np.zeros((3, n_cells))
+        self._of_genes = np.zeros((4, n_genes))
+        self._of_cells = np.zeros((4, n_cells))
 
-    def add(self, where: slice, counts: npt.NDArray[np.floating]) -> None:
-        """Take the counts of some cells, (cells, genes)."""
-        for number, values in enumerate((counts, np.square(counts, dtype=np.float64), counts > 0)):
+    def add(self, where: slice, counts: npt.NDArray[np.floating], known: npt.NDArray[np.bool_]) -> None:
+        """Take the counts of some cells, (cells, genes), as far as they are known."""
+        counts = np.where(known, counts, 0)
+        for number, values in enumerate((counts, np.square(counts, dtype=np.float64), counts > 0, known)):
             self._of_genes[number] += values.sum(0, dtype=np.float64)
             self._of_cells[number, where] = values.sum(1, dtype=np.float64)
 
     def of_genes(self) -> Summary:
         """Over cells, by gene."""
-        total, squares, seen = self._of_genes
-        return _summary(total, squares, seen, self.n_cells)
+        return _summary(*self._of_genes)
 
     def of_cells(self) -> Summary:
         """Over genes, by cell."""
-        total, squares, seen = self._of_cells
-        return _summary(total, squares, seen, self.n_genes)
+        return _summary(*self._of_cells)
 
 
-def _summary(total: Array, squares: Array, seen: Array, n: int) -> Summary:
-    mean = total / n
-    variance = np.maximum(squares / n - mean**2, 0)
+def _summary(total: Array, squares: Array, seen: Array, n: Array) -> Summary:
+    """NaN where nothing is known."""
     with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / n
+        variance = np.maximum(squares / n - mean**2, 0)
         return Summary(mean, variance, 1 - seen / n, np.sqrt(variance) / mean)
 
 
@@ -80,9 +79,14 @@ class Comparison:
 
 
 def compare_with_draws(
-    counts: csr_matrix, draw: Callable[[slice], Iterator[npt.NDArray[np.floating]]], *, block: int, seed: int
+    counts: csr_matrix,
+    draw: Callable[[slice], Iterator[npt.NDArray[np.floating]]],
+    *,
+    block: int,
+    seed: int,
+    known: npt.NDArray[np.bool_] | None = None,
 ) -> Comparison:
-    """Compare counts (cells, genes) with draws of them.
+    """Compare counts (cells, genes) with draws of them, as far as they are `known` (cells, genes): None, all of them.
 
     `draw` gives, for some of the cells, draw after draw (cells, genes). A count's rank among its draws, ties broken by
     chance, is uniform if count and draws are made alike: (draws below + v (draws equal + 1)) / (draws + 1), v uniform.
@@ -95,17 +99,19 @@ def compare_with_draws(
     for start in range(0, n_cells, block):
         where = slice(start, min(start + block, n_cells))
         here = counts[where].toarray()
-        measured.add(where, here)
+        known_here = np.ones(here.shape, dtype=bool) if known is None else known[where]
+        measured.add(where, here, known_here)
         below, equal, n_draws = np.zeros(here.shape), np.zeros(here.shape), 0
         for number, drawn in enumerate(draw(where)):
             if number == len(of_draws):
                 of_draws.append(Tally(n_cells, n_genes))
-            of_draws[number].add(where, drawn)
+            of_draws[number].add(where, drawn, known_here)
             below += drawn < here
             equal += drawn == here
             n_draws += 1
         rank = (below + random.random(here.shape) * (equal + 1)) / (n_draws + 1)
-        bins += np.bincount(np.minimum((rank * RANK_BINS).astype(np.int64), RANK_BINS - 1).ravel(), minlength=RANK_BINS)
+        bin_of = np.minimum((rank[known_here] * RANK_BINS).astype(np.int64), RANK_BINS - 1)
+        bins += np.bincount(bin_of, minlength=RANK_BINS)
     return Comparison(
         measured.of_genes(),
         measured.of_cells(),

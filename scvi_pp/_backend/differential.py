@@ -94,11 +94,15 @@ class Called(NamedTuple):
 
 
 def called(probability: Array, fdr_target: float) -> Called:
-    """Call the longest list, from the likeliest gene on, whose expected share of false ones is at most the target."""
-    order = np.argsort(-probability, kind="stable")
-    rates = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
+    """Call the longest list, from the likeliest gene on, whose expected share of false ones is at most the target.
+
+    A gene of unknown probability (NaN) is not called, and counts in no rate.
+    """
+    n_known = int(np.isfinite(probability).sum())
+    order = np.argsort(-probability, kind="stable")[:n_known]  # what is unknown comes last
+    rates = np.cumsum(1 - probability[order]) / np.arange(1, n_known + 1)
     n_called = int((rates <= fdr_target).sum())
-    is_called, expected = np.zeros(len(order), dtype=bool), np.empty(len(order))
+    is_called, expected = np.zeros(len(probability), dtype=bool), np.full(len(probability), np.nan)
     is_called[order[:n_called]], expected[order] = True, rates
     return Called(is_called, expected)
 

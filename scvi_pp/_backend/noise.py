@@ -18,6 +18,11 @@ def standard_normal(n_cells: int, width: int, *, seed: int, sample: int, rows: s
     return torch.cat(parts)[rows.start - skipped : rows.stop - skipped]
 
 
+def seed_of(seed: int, stream: int) -> int:
+    """The seed of all that is drawn but latent positions: another for every stream, and of the first the seed itself."""
+    return seed if not stream else int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def _part(n_cells: int, width: int, seed: int, sample: int, part: int) -> Tensor:
     entropy = [seed, sample, part] if part else [seed, sample]
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))

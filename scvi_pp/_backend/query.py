@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch.distributions import Normal
 
     from scvi_pp._backend.answering import Answering, Value
+    from scvi_pp._backend.measured import Modality
     from scvi_pp._backend.streams import Cells
 
 # entries of the arrays of a block, a few of which are alive at a time: 16 MB in all, near the size of a cache
@@ -43,20 +44,21 @@ class Posterior:
     """A network and the cells it is asked about.
 
     `n_samples=None` takes the posterior mean of the latent position, a number that many draws of it. `n_trained_rows`
-    are the rows that training took, over all epochs: the code it had compiled answers too.
+    are the rows that training took, over all epochs: the code it had compiled answers too. Two that differ in `stream`
+    alone have the same draws of the latent position, and noise of their own about it.
     """
 
     def __init__(
         self,
         network: Answering,
         cells: Cells,
-        *,
         seed: int = 0,
         batch_size: int | None = None,
         n_trained_rows: int = 0,
+        stream: int = 0,
     ) -> None:
         self.network, self.cells, self.seed, self.batch_size = network, cells, seed, batch_size
-        self.n_trained_rows = n_trained_rows
+        self.stream, self.n_trained_rows = stream, n_trained_rows
         self.n_latent: int = network.hyperparameters.n_latent
         self.n_features: int = network.n_features
 
@@ -65,6 +67,12 @@ class Posterior:
         """Entries that were gone through by training, or are by a question: whether compiled code is worth it."""
         n: int = max(self.cells.n_cells, self.n_trained_rows) * self.cells.n_columns
         return n
+
+    def about(self, modality: Modality, stream: int) -> Posterior:
+        """The same cells and positions, asked about another modality of the network."""
+        network = self.network.network.about(modality)  # type: ignore[attr-defined]
+        of_self = (self.seed, self.batch_size, self.n_trained_rows)
+        return Posterior(network, self.cells, *of_self, stream)
 
     # ---- where cells are
 
@@ -118,10 +126,9 @@ class Posterior:
         """Fill `out` (cells, width) with expression at a library size (None: that of the cell).
 
         `value` says what else than expression: with what is peculiar to each region, or with background, or the chance
-        of foreground. `columns` are the genes asked for (None:
-        all), `into` the columns of `out` they go to (None: all, in order), `to_rows` the row that each cell goes to
-        (None: all, in order; -1: none). Means over draws and batches are kept running, so memory does not grow with
-        either.
+        of foreground. `columns` are the genes asked for (None: all), `into` the columns of `out` they go to (None: all, in
+        order), `to_rows` the row that each cell goes to (None: all, in order; -1: none). Means over draws and batches are
+        kept running, so memory does not grow with either.
         """
         mean_of = self._mean_expression(columns, library_size, batches, n_samples, value)
         with self.asking():
@@ -266,10 +273,6 @@ class Posterior:
                     out[where][~_host(self.network.measured(cells))] = np.nan
         return out
 
-    def region_factors(self) -> np.ndarray | None:
-        """What is peculiar to each region of chromatin, (regions,); None of a model without regions."""
-        return region_factors(self.network)
-
     # ---- how well they are explained
 
     def elbo(self, n_samples: int) -> dict[str, np.ndarray]:
@@ -304,7 +307,8 @@ class Posterior:
         self.network.eval()
         compiled = kernels.use_for(self.n_entries)
         threads = working_together(self.cells.n_cells)
-        with compiled, threads, private_random(self.cells.device, self.seed), torch.inference_mode():
+        alone = private_random(self.cells.device, noise.seed_of(self.seed, self.stream))
+        with compiled, threads, alone, torch.inference_mode():
             yield
 
     def _blocks(self, *, decoded: bool = True, drawing: bool = False) -> Iterator[tuple[slice, Any]]:

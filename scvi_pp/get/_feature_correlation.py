@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from scvi_pp import _docs
 from scvi_pp._errors import InputError
-from scvi_pp._fitted_model import open_model
+from scvi_pp._fitted_model import columns_of_each, names_in_one_table, open_models
 from scvi_pp._seed import seed_from
 from scvi_pp.get._options import checked_count, checked_library_size
 
@@ -27,9 +27,9 @@ USUAL_LIBRARY_SIZE = 1000.0
 
 @_docs.documented(
     KEY=_docs.KEY,
-    MOD=_docs.MOD,
+    MODS=_docs.MODS,
     ADATA_NEW=_docs.ADATA_NEW,
-    FEATURES=_docs.FEATURES,
+    FEATURES_OF_MODS=_docs.FEATURES_OF_MODS,
     BATCH_SIZE=_docs.BATCH_SIZE,
     RANDOM=_docs.RANDOM,
 )
@@ -37,10 +37,11 @@ def feature_correlation(
     adata: AnnData,
     *,
     key: str | None = None,
-    mod: str | None = None,
+    mod: str | Sequence[str] | None = None,
     adata_new: AnnData | None = None,
     genes: Sequence[str] | str | None = None,
     regions: Sequence[str] | str | None = None,
+    proteins: Sequence[str] | str | None = None,
     method: Literal["spearman", "pearson"] = "spearman",
     library_size: float | None = None,
     transform_batch: object = None,
@@ -49,24 +50,25 @@ def feature_correlation(
     rng: Seed = None,
     random_state: Seed = None,
 ) -> pd.DataFrame:
-    """Return correlations of denoised draws, gene by gene or region by region, all cells at the same library size.
+    """Return correlations of denoised draws, feature by feature, all cells at the same library size.
 
     Draws keep the biological spread that the model sees (its dispersion) and drop the noise of counting. For `poisson`,
-    PoissonVI and PeakVI there is no such spread, and the draws differ by latent position alone.
+    PoissonVI and PeakVI there is no such spread, and the draws differ by latent position alone. A list of modalities,
+    `mod=["rna", "protein"]`, puts genes beside proteins: how what a cell transcribes goes with what is on its surface.
 
     Parameters
     ----------
     adata
         The object a model was fitted to.
     {KEY}
-    {MOD}
+    {MODS}
     {ADATA_NEW}
-    {FEATURES}
+    {FEATURES_OF_MODS}
     method
         Rank or linear correlation.
     library_size
-        The total to which every cell is scaled, 1000 by default. Of PeakVI, whose values are probabilities, none can be
-        given: correlated is accessibility itself.
+        The total to which the RNA of every cell is scaled, 1000 by default. Of PeakVI, whose values are probabilities,
+        none can be given: correlated is accessibility itself. Proteins are taken as they would be counted.
     transform_batch
         Ask in this batch; for a list the correlations are averaged over its batches. By default each cell stays in its
         own.
@@ -77,7 +79,8 @@ def feature_correlation(
 
     Returns
     -------
-    Table, genes x genes or regions x regions. One that does not vary has correlation NaN with the others.
+    Table, features x features; of several modalities those of the first come first, and if two of them share a name,
+    all are called `modality:name`. One that does not vary has correlation NaN with the others.
 
     Examples
     --------
@@ -95,22 +98,26 @@ def feature_correlation(
     if size is None:
         raise InputError("library_size='latent' makes no sense here: correlations are taken at one library size.")
     seed = seed_from(rng, random_state)
-    model = open_model(
-        adata, key, verb="get.feature_correlation", adata_new=adata_new, seed=seed, batch_size=batch_size, mod=mod
-    )
-    if model.has_shares and library_size is not None:
-        raise InputError(
-            f"library_size={size:g} has no meaning for {model.stored.model}: it has probabilities. Leave it out."
-        )
-    if library_size is None and not model.has_shares:
-        size = USUAL_LIBRARY_SIZE
-    columns = model.columns(genes, regions)
-    names = model.named(columns)
-    batches = model.batches(transform_batch)
+    options = {"adata_new": adata_new, "seed": seed, "batch_size": batch_size}
+    models = open_models(adata, key, verb="get.feature_correlation", mod=mod, **options)
+    for model in models.values():
+        if model.has_shares and library_size is not None:
+            msg = f"library_size={size:g} has no meaning for {model.stored.model}: it has probabilities. Leave it out."
+            raise InputError(msg)
+    sizes = {
+        name: USUAL_LIBRARY_SIZE if library_size is None and not model.has_shares else size
+        for name, model in models.items()
+    }
+    columns = columns_of_each(models, genes=genes, regions=regions, proteins=proteins)
+    names = names_in_one_table({name: model.named(columns[name]) for name, model in models.items()})
+    batches = next(iter(models.values())).batches(transform_batch)
     total = np.zeros((len(names), len(names)))
     for batch in [None] if batches is None else batches:
-        draws = model.posterior.denoised_draws(n_samples, columns=columns, batch=batch, library_size=size)
-        total += _correlation(draws, ranks=method == "spearman")
+        draws = [
+            model.posterior.denoised_draws(n_samples, columns=columns[name], batch=batch, library_size=sizes[name])
+            for name, model in models.items()
+        ]
+        total += _correlation(draws[0] if len(draws) == 1 else np.hstack(draws), ranks=method == "spearman")
     return pd.DataFrame(total / (1 if batches is None else len(batches)), index=names, columns=names)
 
 

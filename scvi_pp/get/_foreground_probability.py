@@ -88,7 +88,7 @@ def foreground_probability(
         raise InputError(f"get.foreground_probability is for models of proteins, and uns['{name}'] has none.")
     options = {"adata_new": adata_new, "mod": mod, "seed": seed, "batch_size": batch_size}
     model = open_model(adata, key, verb="get.foreground_probability", **options)
-    columns = model.columns_of_proteins(proteins)
+    columns = model.columns(None, None, proteins)
     names = model.named(columns)
     out = np.empty((len(model.obs_names), len(names)), dtype=np.float32)
     model.posterior.denoised(

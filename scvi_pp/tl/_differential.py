@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,9 +13,10 @@ from scvi_pp import _logging
 from scvi_pp._data.read import check_annotated
 from scvi_pp._data.write import check_any_writable, check_key, write_to_cells
 from scvi_pp._errors import InputError
-from scvi_pp._fitted_model import modality_of, open_model
+from scvi_pp._fitted_model import modality_of, names_in_one_table, open_models
 from scvi_pp.get._options import checked_count, checked_flag, is_number
-from scvi_pp.tl._comparisons import FEWEST_CELLS, Design, by_column, of_cells
+from scvi_pp.tl._comparisons import Design, by_column, of_cells
+from scvi_pp.tl._evidence import evidence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scvi_pp._fitted_model import FittedModel
+    from scvi_pp.tl._evidence import Evidence
 
 Mode = Literal["change", "vanilla"]
 Weights = Literal["uniform", "importance"]
-PER_CELL = 1e4  # what counts of a cell are scaled to for raw_normalized_mean
-FEWEST_FOR_OUTLIERS = 10  # cells of a group in which a tenth can be found odd
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def differences(
     cells2: object,
     within: str | None,
     key: str | None,
-    mod: str | None,
+    mod: str | Sequence[str] | None,
     asked: Asked,
     seed: int,
     key_added: str,
@@ -91,13 +90,18 @@ def differences(
     design = _design(adata, groupby, groups, reference, cells1, cells2, within)
     if as_accessibility and mod is None:
         mod = modality_of(adata.uns, key, "accessibility")
-    model = open_model(adata, key, verb=verb, mod=mod, seed=seed, keep_arrays=True)
-    is_probability = _gives_probabilities(model)
+    models = open_models(adata, key, verb=verb, mod=mod, seed=seed, keep_arrays=True)
+    model, kinds = next(iter(models.values())), [each.kind for each in models.values()]
     if as_accessibility and model.kind != "regions":
         raise InputError(
             f"{verb} is for models of chromatin: uns['{model.key}'] models {model.kind}. Use tl.differential_expression."
         )
-    table, found = _table(model, design, asked, seed, as_difference=as_accessibility and is_probability)
+    if len(kinds) > 1 and "regions" in kinds:
+        raise InputError(
+            f"mod lists regions beside {kinds[kinds[0] == 'regions']}: what differs in them is told by itself."
+        )
+    as_difference = as_accessibility and _gives_probabilities(model)
+    table, found = _table(models, design, asked, seed, as_difference=as_difference)
     params = {
         "groupby": groupby if groupby is not None else "cells1",
         "reference": reference,
@@ -113,10 +117,11 @@ def differences(
         "fdr_target": asked.fdr_target,
         "seed": seed,
     }
-    params |= {name: value for name, value in (("within", within), ("mod", mod)) if value is not None}
+    said = {"within": within, "mod": mod if mod is None or isinstance(mod, str) else ", ".join(models)}
+    params |= {name: value for name, value in said.items() if value is not None}
     entry = {"params": params, **_as_scanpy_has_it(table, design), "statistics": table}
     write_to_cells(adata, uns={key_added: entry})
-    _report(verb, table, asked, key_added, model.kind)
+    _report(verb, table, asked, key_added, " and ".join(kinds))
 
 
 def _design(
@@ -145,83 +150,58 @@ def _gives_probabilities(model: FittedModel) -> bool:
 
 
 def _table(
-    model: FittedModel, design: Design, asked: Asked, seed: int, *, as_difference: bool
+    models: dict[str, FittedModel], design: Design, asked: Asked, seed: int, *, as_difference: bool
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Every statistic of every comparison and feature, a row for each; and what was taken from the data."""
-    from scvi_pp._backend.comparisons import Pair, Question, Strata, compare
-
-    design = _of_measured(model, design)
-    measured = _Measured(model, design)
-    rows = _without_outliers(model, design, seed) if asked.filter_outlier_cells else design.rows
-    strata = Strata(rows, _batches(model, asked))
-    if asked.weights == "importance" and model.counts != "counts":
-        raise InputError("weights='importance' is not there for models of several modalities. Leave it out.")
-    question = Question(
-        mode=asked.mode,
-        as_difference=as_difference,
-        delta=asked.delta,
-        pseudocount=asked.pseudocount,
-        n_samples=asked.n_samples,
-        weighted=asked.weights == "importance",
-        intervals=asked.intervals,
-        every_statistic=asked.all_stats,
-    )
-    pairs = [Pair(each.first, each.second) for each in design.comparisons]
-    answer = compare(model.posterior, strata, pairs, question, measured.means, seed=seed)
-    parts = []
+    parts = {mod: evidence(model, design, asked, seed, as_difference=as_difference) for mod, model in models.items()}
+    features = names_in_one_table({mod: model.features for mod, model in models.items()})
+    of_regions = any(model.kind == "regions" for model in models.values())
+    tables = []
     for number, comparison in enumerate(design.comparisons):
-        of_pair = {name: values[number] for name, values in answer.statistics.items()}
-        columns = _columns(of_pair, asked, answer.deltas[number], answer.pseudocount, as_difference=as_difference)
-        if model.kind == "regions":
+        columns = _columns(_together([part.statistics[number] for part in parts.values()]), asked, as_difference)
+        if of_regions:
             columns = _as_of_regions(columns, as_difference=as_difference)
-        columns |= measured.columns(
-            comparison.first, comparison.second, as_regions=model.kind == "regions", all_stats=asked.all_stats
-        )
-        part = pd.DataFrame({name: _narrow(values) for name, values in columns.items()}, index=list(model.features))
-        part = part.iloc[np.lexsort((-_signal(part), -part["score"]))]
-        part.insert(0, "group", comparison.name)
-        part.insert(1, "feature", part.index)
-        part["comparison"] = f"{comparison.group1} vs {comparison.group2}"
-        part["group1"], part["group2"] = comparison.group1, comparison.group2
+        columns |= _together([part.counted[number] for part in parts.values()])
+        table = pd.DataFrame({name: _narrow(values) for name, values in columns.items()}, index=features)
+        if len(models) > 1:
+            table.insert(0, "modality", np.repeat(list(models), [len(model.features) for model in models.values()]))
+        table = table.iloc[np.lexsort((-_signal(table), -table["score"]))]
+        table.insert(0, "group", comparison.name)
+        table.insert(1, "feature", table.index)
+        table["comparison"] = f"{comparison.group1} vs {comparison.group2}"
+        table["group1"], table["group2"] = comparison.group1, comparison.group2
         if comparison.within is not None:
-            part["within"] = comparison.within
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True)
-    for name in ("group", "feature", "comparison", "group1", "group2", *(["within"] if "within" in table else [])):
-        table[name] = pd.Categorical(table[name], categories=list(dict.fromkeys(table[name])))
-    table.index = table.index.astype(str)
+            table["within"] = comparison.within
+        tables.append(table)
+    whole = pd.concat(tables, ignore_index=True)
+    for name in ("group", "feature", "modality", "comparison", "group1", "group2", "within"):
+        if name in whole:
+            whole[name] = pd.Categorical(whole[name], categories=list(dict.fromkeys(whole[name])))
+    whole.index = whole.index.astype(str)
+    return whole, _taken_from_data(parts, asked, as_difference=as_difference)
+
+
+def _together(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Columns of one modality after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _taken_from_data(parts: dict[str, Evidence], asked: Asked, *, as_difference: bool) -> dict[str, Any]:
+    """The least change and the pseudocount; of several modalities each by name."""
+    if asked.mode != "change":
+        return {}
     found: dict[str, Any] = {}
-    if asked.mode == "change":
-        found["delta"] = float(answer.deltas[0]) if len(set(answer.deltas)) == 1 else np.array(answer.deltas)
-        found |= {} if as_difference else {"pseudocount": answer.pseudocount}
-    return table, found
+    for name in ("delta",) if as_difference else ("delta", "pseudocount"):
+        each = {}
+        for mod, part in parts.items():
+            values = np.array([of_comparison[name] for of_comparison in part.statistics])
+            distinct = np.unique(values[np.isfinite(values)])
+            each[mod] = float(distinct[0]) if len(distinct) == 1 else np.nanmax(values, axis=1)
+        found[name] = each if len(each) > 1 else next(iter(each.values()))
+    return found
 
 
-def _of_measured(model: FittedModel, design: Design) -> Design:
-    """The design without cells in which the modality was not measured: an imputed value is no evidence."""
-    _, present = model.measured()
-    rows = [each[present[each]] for each in design.rows]
-    for comparison in design.comparisons:
-        for name, strata in ((comparison.group1, comparison.first), (comparison.group2, comparison.second)):
-            n = sum(len(rows[stratum]) for stratum in strata)
-            if n < FEWEST_CELLS:
-                msg = f"Of '{name}' {n} cells have {model.kind} that were measured, too few for {comparison.name}."
-                raise InputError(f"{msg} Leave that group out.")
-    kept = [number for number, each in enumerate(rows) if len(each)]
-    new = {old: number for number, old in enumerate(kept)}
-
-    def without_empty(strata: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(new[stratum] for stratum in strata if stratum in new)
-
-    comparisons = [
-        replace(each, first=without_empty(each.first), second=without_empty(each.second)) for each in design.comparisons
-    ]
-    return Design([rows[number] for number in kept], comparisons)
-
-
-def _columns(
-    of_pair: dict[str, np.ndarray], asked: Asked, delta: float, pseudocount: float, *, as_difference: bool
-) -> dict[str, np.ndarray]:
+def _columns(of_pair: dict[str, np.ndarray], asked: Asked, as_difference: bool) -> dict[str, np.ndarray]:
     """The statistics of a comparison under the names of the field."""
     from scvi_pp._backend.differential import Directions, called, log_odds
 
@@ -251,8 +231,8 @@ def _columns(
         "bayes_factor": log_odds(ways.either),
         "scale1": scale1,
         "scale2": scale2,
-        **({} if as_difference else {"pseudocounts": np.full(len(scale1), pseudocount)}),
-        "delta": np.full(len(scale1), delta),
+        **({} if as_difference else {"pseudocounts": of_pair["pseudocount"]}),
+        "delta": of_pair["delta"],
         **moments,
         f"is_de_fdr_{asked.fdr_target:g}": calls.is_called,
         "posterior_error": 1 - ways.either,
@@ -282,82 +262,6 @@ def _change(table: pd.DataFrame) -> str:
 
 def _narrow(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if values.dtype.kind == "f" else values
-
-
-class _Measured:
-    """What was counted in each stratum, beside what the model says."""
-
-    def __init__(self, model: FittedModel, design: Design) -> None:
-        from scipy.sparse import csr_matrix
-
-        counts, present = model.measured()
-        stratum = np.concatenate([np.full(len(rows), number) for number, rows in enumerate(design.rows)])
-        cells = np.concatenate(design.rows)
-        stratum, cells = stratum[present[cells]], cells[present[cells]]
-        shape = (len(design.rows), counts.shape[0])
-        member = csr_matrix((np.ones(len(cells), np.float32), (stratum, cells)), shape=shape)
-        totals = np.asarray(counts.sum(1)).ravel()
-        scaled = csr_matrix(
-            (member.data * (PER_CELL / np.maximum(totals, 1))[member.indices], member.indices, member.indptr),
-            shape=shape,
-        )
-        seen = csr_matrix((np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), shape=counts.shape)
-        self.n_cells = np.bincount(stratum, minlength=len(design.rows)).astype(float)
-        self._sums = {
-            "raw_mean": (member @ counts).toarray().astype(np.float64),
-            "non_zeros_proportion": (member @ seen).toarray().astype(np.float64),
-            "raw_normalized_mean": (scaled @ counts).toarray().astype(np.float64),
-        }
-
-    @property
-    def means(self) -> np.ndarray:
-        """Mean counts, (strata, features)."""
-        found: np.ndarray = self._sums["raw_mean"] / np.maximum(self.n_cells, 1)[:, None]
-        return found
-
-    def columns(
-        self, first: Sequence[int], second: Sequence[int], *, as_regions: bool, all_stats: bool
-    ) -> dict[str, np.ndarray]:
-        """Means and shares of cells on both sides; NaN on a side in which nothing was measured."""
-        if not all_stats:
-            return {}
-        found = {}
-        for name, sums in self._sums.items():
-            for number, side in ((1, list(first)), (2, list(second))):
-                n = self.n_cells[side].sum()
-                found[f"{name}{number}"] = sums[side].sum(0) / n if n else np.full(sums.shape[1], np.nan)
-        if not as_regions:
-            return found
-        emp_prob1, emp_prob2 = found["non_zeros_proportion1"], found["non_zeros_proportion2"]
-        return {"emp_prob1": emp_prob1, "emp_prob2": emp_prob2, "emp_effect": emp_prob1 - emp_prob2}
-
-
-def _batches(model: FittedModel, asked: Asked) -> list[int] | None:
-    """The codes of the batches that all cells are looked at in; None leaves each in its own."""
-    if not asked.batch_correction:
-        return None
-    source: Any = model.stored.sources["batch"]
-    if not source.keys:
-        raise InputError("batch_correction=True needs a model that was fitted with batch_key.")
-    return model.batches(asked.batches) if asked.batches is not None else list(range(len(source.levels)))
-
-
-def _without_outliers(model: FittedModel, design: Design, seed: int) -> list[np.ndarray]:
-    """The cells of each stratum but the tenth that lies farthest from its middle in the latent space."""
-    from sklearn.covariance import EllipticEnvelope
-
-    latent = model.posterior.latent_mean()
-    kept = []
-    for rows in design.rows:
-        if len(rows) <= max(FEWEST_FOR_OUTLIERS, latent.shape[1]):
-            kept.append(rows)
-            continue
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of small steps backwards in its search
-                kept.append(rows[EllipticEnvelope(random_state=seed).fit_predict(latent[rows]) == 1])
-        except ValueError:  # the cells lie on top of each other in some direction: none of them is odd
-            kept.append(rows)
-    return kept
 
 
 def _as_scanpy_has_it(table: pd.DataFrame, design: Design) -> dict[str, Any]:

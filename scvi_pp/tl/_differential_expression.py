@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from scvi_pp.tl._differential import Mode, Weights
 
 
-@_docs.documented(KEY=_docs.KEY, MOD=_docs.MOD, POPULATIONS=_docs.POPULATIONS, TEST=_docs.TEST, RANDOM=_docs.RANDOM)
+@_docs.documented(
+    KEY=_docs.KEY, MODS_TESTED=_docs.MODS_TESTED, POPULATIONS=_docs.POPULATIONS, TEST=_docs.TEST, RANDOM=_docs.RANDOM
+)
 def differential_expression(
     adata: AnnData | MuData,
     groupby: str | None = None,
@@ -32,7 +34,7 @@ def differential_expression(
     cells2: object = None,
     within: str | None = None,
     key: str | None = None,
-    mod: str | None = None,
+    mod: str | Sequence[str] | None = None,
     mode: Mode = "change",
     delta: float | None = 0.25,
     pseudocount: float | None = None,
@@ -63,7 +65,7 @@ def differential_expression(
         The object a model was fitted to.
     {POPULATIONS}
     {KEY}
-    {MOD}
+    {MODS_TESTED}
     mode
         `"change"`: the probability of a change of at least `delta`. `"vanilla"`: of any difference (Lopez et al. 2018),
         which in large data is nearly always there.

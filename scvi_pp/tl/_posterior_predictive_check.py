@@ -115,13 +115,15 @@ def posterior_predictive_check(
         model = open_model(adata, name, verb="tl.posterior_predictive_check", mod=mod, seed=seed, keep_arrays=True)
         counts, present = model.measured()
         rows = np.sort(order[present[order]][:most])
+        panel = model.panel()
+        known = None if panel is None else panel[rows]
         found[name] = (
-            _comparison(model.posterior, counts[rows], rows, draws, seed),
+            _comparison(model.posterior, counts[rows], rows, known, draws, seed),
             list(model.features),
             adata.obs_names[rows],
         )
         if groups is not None:
-            of_groups.append(_agreement(model.posterior, counts[rows], rows, groups, draws).assign(model=name))
+            of_groups.append(_agreement(model.posterior, counts[rows], rows, known, groups, draws).assign(model=name))
     entry: dict[str, Any] = {
         "summary": pd.DataFrame({name: _summary(each[0]) for name, each in found.items()}).T,
         "genes": _table({name: (each[0].measured_genes, each[0].drawn_genes, each[1]) for name, each in found.items()}),
@@ -142,13 +144,16 @@ def posterior_predictive_check(
     return adata if copy else None
 
 
-def _comparison(posterior: Any, counts: csr_matrix, rows: np.ndarray, n_draws: int, seed: int) -> Comparison:
-    """The counts of some cells against draws of them."""
+def _comparison(
+    posterior: Any, counts: csr_matrix, rows: np.ndarray, known: np.ndarray | None, n_draws: int, seed: int
+) -> Comparison:
+    """The counts of some cells against draws of them, as far as they are known."""
     from scvi_pp._backend.criticism import compare_with_draws, predictive_draws
 
     block = posterior.block_size(decoded=True, drawing=True)
     with posterior.asking():
-        return compare_with_draws(counts, predictive_draws(posterior, rows, n_draws), block=block, seed=seed)
+        draws = predictive_draws(posterior, rows, n_draws)
+        return compare_with_draws(counts, draws, block=block, seed=seed, known=known)
 
 
 def _groups(adata: AnnData | MuData, groupby: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -161,19 +166,31 @@ def _groups(adata: AnnData | MuData, groupby: str) -> tuple[np.ndarray, tuple[st
 
 
 def _agreement(
-    posterior: Any, counts: csr_matrix, rows: np.ndarray, groups: tuple[np.ndarray, tuple[str, ...]], n_draws: int
+    posterior: Any,
+    counts: csr_matrix,
+    rows: np.ndarray,
+    known: np.ndarray | None,
+    groups: tuple[np.ndarray, tuple[str, ...]],
+    n_draws: int,
 ) -> pd.DataFrame:
-    """Whether groups differ in the draws by what they differ in the data; a row for each group that has cells enough."""
+    """Whether groups differ in the draws by what they differ in the data; a row for each group that has cells enough.
+
+    Looked at are features that are known of all cells.
+    """
     from scvi_pp._backend.agreement import agreement, differences
     from scvi_pp._backend.criticism import whole_draws
 
     codes, names = groups[0][rows], np.array(groups[1])
     n_cells = np.bincount(codes, minlength=len(names))
     kept = np.flatnonzero((n_cells >= FEWEST_CELLS) & (len(codes) - n_cells >= FEWEST_CELLS))
-    measured = differences(counts, codes, len(names))
+    columns = np.arange(counts.shape[1]) if known is None else np.flatnonzero(known.all(0))
+    if not len(columns):
+        raise InputError("groupby compares groups by proteins that all batches have measured, and there is none.")
+    measured = differences(counts[:, columns], codes, len(names))
     with posterior.asking():
         drawn = [
-            differences(draw, codes, len(names)) for draw in whole_draws(posterior, rows, min(n_draws, MOST_DRAWS))
+            differences(draw[:, columns], codes, len(names))
+            for draw in whole_draws(posterior, rows, min(n_draws, MOST_DRAWS))
         ]
     found = agreement(measured, drawn)
     columns = {

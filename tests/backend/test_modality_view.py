@@ -11,7 +11,7 @@ import torch
 from scvi_pp._backend.answering import Regional
 from scvi_pp._backend.measured import MODALITIES
 from scvi_pp._backend.models.multivi import Network
-from scvi_pp._backend.query import Posterior
+from scvi_pp._backend.query import Posterior, region_factors
 from tests.backend import mosaic
 
 every_modality = pytest.mark.parametrize("modality", MODALITIES)
@@ -88,7 +88,7 @@ def test_only_accessibility_has_regions(network: Network, inputs: Any):
     view = network.about("accessibility")
     assert isinstance(view, Regional)
     assert not isinstance(network.about("expression"), Regional)
-    factors = Posterior(view, mosaic.cells(inputs)).region_factors()
+    factors = region_factors(view)
     np.testing.assert_allclose(factors, 0.5)
     plain, with_factors = denoised(view, inputs), denoised(view, inputs, value="expression_with_regions")
     np.testing.assert_allclose(with_factors, plain * factors, rtol=1e-5)

@@ -13,7 +13,7 @@ from scvi_pp._backend import query
 from scvi_pp._backend.fit import fit
 from scvi_pp._backend.kernels.counts import dense
 from scvi_pp._backend.models.scvi import Network
-from scvi_pp._backend.query import Posterior
+from scvi_pp._backend.query import Posterior, region_factors
 from tests.backend import small
 
 N_CELLS, N_GENES = 37, 11
@@ -150,7 +150,7 @@ def test_with_regions_accessibility_is_put_on_the_scale_of_each_region(
     whole = denoised(posterior, value="expression_with_regions", **options)
     some = denoised(posterior, value="expression_with_regions", columns=columns, **options)
     np.testing.assert_allclose(some, whole[:, columns], rtol=1e-5)
-    factors, without = posterior.region_factors(), denoised(posterior, **options)
+    factors, without = region_factors(posterior.network), denoised(posterior, **options)
     if factors.min() > 0:  # of PeakVI: shares; those of PoissonVI belong to its composition
         np.testing.assert_allclose(whole, without * factors, rtol=1e-5)
     else:
@@ -183,7 +183,7 @@ def test_a_given_size_factor_is_how_much_of_a_cell_was_seen():
 
 
 def test_region_factors_are_told_of_models_of_chromatin_alone(fitted: tuple[Any, Any]):
-    factors = Posterior(*fitted).region_factors()
+    factors = region_factors(Posterior(*fitted).network)
     if isinstance(fitted[0], Network):
         assert factors is None
         with pytest.raises(TypeError, match="no regions"):

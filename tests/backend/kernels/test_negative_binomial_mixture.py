@@ -67,7 +67,9 @@ def test_values_and_gradients_are_those_of_the_formula_at_extremes(form: str):
     chance = scipy.special.expit(logits)
     share = expected[4] / np.linspace(0.5, 2, len(chance))[:, None] + chance  # that the count is background
     of_gradients = 1 + slopes * (1 + odds) * (1 + share * (1 - share) * terms)
-    for name, value, truth in zip(("value", "background", "factor", "dispersion", "logits"), found, expected, strict=True):
+    for name, value, truth in zip(
+        ("value", "background", "factor", "dispersion", "logits"), found, expected, strict=True
+    ):
         assert np.isfinite(value).all()
         allowed = 1e-6 * (terms if name == "value" else of_gradients)
         assert (np.abs(value - truth) <= allowed).all(), name
