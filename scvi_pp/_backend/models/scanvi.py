@@ -127,11 +127,16 @@ class PositionOfLabel(nn.Module):
         # z is a draw from a Gaussian that is no narrower than that, so this one need not be kept from narrowing
         self.decoder = network("decoder", 0.0, 0.0)
 
-    def forward(self, position: Tensor, drawn: Tensor | None = None) -> ByLabel:
-        """position (cells, n_latent), of which every label is asked; `drawn` (n_latent,) is the noise of u, if given."""
-        n_cells = len(position)
-        of_cell = position.repeat(self.n_labels, 1)  # all cells of the first label, all of the second, ...
-        label = torch.arange(self.n_labels, device=position.device).repeat_interleave(n_cells)[:, None]
+    def forward(self, position: Tensor, drawn: Tensor | None = None, asked: Tensor | None = None) -> ByLabel:
+        """position (cells, n_latent); `drawn` (n_latent,) is the noise of u, if given.
+
+        Every cell is asked for every label, or on a CPU for those of `asked` (cells, n_labels) alone: the others are then
+        nothing, and cost nothing. Elsewhere a CUDA graph fixes how many there are.
+        """
+        if asked is None or position.device.type != "cpu":
+            asked = torch.ones(len(position), self.n_labels, dtype=torch.bool, device=position.device)
+        cell, label = asked.nonzero(as_tuple=True)
+        of_cell, label = position[cell], label[:, None]
         q_rest = self.encoder(of_cell, label)
         rest = q_rest.rsample() if drawn is None else q_rest.loc + q_rest.scale * drawn
         p_position = self.decoder(rest, label)
@@ -141,7 +146,8 @@ class PositionOfLabel(nn.Module):
             priors.divergence_from_standard_normal(q_rest),
             (prior.log_prob(rest) - q_rest.log_prob(rest)).sum(1),
         )
-        return ByLabel(*(each.view(self.n_labels, n_cells).t() for each in found))
+        nothing = position.new_zeros(asked.shape)
+        return ByLabel(*(nothing.index_put((cell, label[:, 0]), each) for each in found))
 
     def log_density(self, position: Tensor, drawn: Tensor | None = None) -> Tensor:
         """log p(z) by a draw of u for each label, (cells,): its exponential averages to p(z)."""
@@ -217,9 +223,10 @@ class Network(nn.Module):
         another = posterior.q_z.rsample()
         judged = torch.lerp(another.detach(), another, self.get_buffer("classifier_reach"))
         logits, of_labelled = self.classifier(position), self.classifier(judged)
-        seen = torch.where(F.one_hot(label, n_labels).bool(), 0.0, SURELY_NOT)
-        logits = torch.where(is_labelled[:, None], seen, logits)
-        elbo = self._elbo(self.terms(position, logits, posterior, cells), of_labelled, label, is_labelled)
+        possible = F.one_hot(label, n_labels).bool() | ~is_labelled[:, None]
+        logits = torch.where(is_labelled[:, None], torch.where(possible, 0.0, SURELY_NOT), logits)
+        terms = self.terms(position, logits, posterior, cells, possible)
+        elbo = self._elbo(terms, of_labelled, label, is_labelled)
         weight, of_label = (self.get_buffer(name)[cells.labels] for name in ("bound_weight", "label_weight"))
         return elbo._replace(weight=weight, supervision_weight=of_label)
 
@@ -229,10 +236,17 @@ class Network(nn.Module):
         supervision = self.hyperparameters.classification_weight * missed
         return Elbo(terms.reconstruction, divergence, terms.of_library, supervision=supervision)
 
-    def terms(self, position: Tensor, logits: Tensor, posterior: Posterior, cells: Inputs[Tensor]) -> Terms:
-        """The bound at a draw of the position, with these logits of q(y | z), (cells, n_labels)."""
+    def terms(
+        self,
+        position: Tensor,
+        logits: Tensor,
+        posterior: Posterior,
+        cells: Inputs[Tensor],
+        possible: Tensor | None = None,
+    ) -> Terms:
+        """The bound at a draw of the position, with these logits of q(y | z), (cells, n_labels); None: all are possible."""
         reconstruction, of_library = self.scvi.explained(position, posterior, cells)
-        by_label = self.position_of_label(position)
+        by_label = self.position_of_label(position, asked=possible)
         log_shares = logits.log_softmax(1)
         shares = log_shares.exp()
         return Terms(
