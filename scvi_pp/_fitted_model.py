@@ -352,7 +352,7 @@ def rebuilt(stored: Fitted, key: str) -> tuple[Any, Any, int]:
     model = models.named(stored.model)
     try:
         sources = model.Inputs(**stored.sources)
-        hyperparameters = model.hyperparameters_from(stored.hyperparameters)
+        hyperparameters = models.restored(model.Hyperparameters, stored.hyperparameters)
         with devices.private_random(devices.choose("cpu"), 0):
             network = weights.rebuild(lambda: model.build(hyperparameters), stored.weights)
         return network, sources, stored.n_trained_rows

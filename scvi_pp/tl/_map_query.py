@@ -204,7 +204,7 @@ def _mapped(
 
     network, _, _ = rebuilt(known.stored, known.key)
     model = models.named(call.model)
-    hyperparameters = _grown(model.hyperparameters_from(known.stored.hyperparameters), sources)
+    hyperparameters = _grown(models.restored(model.Hyperparameters, known.stored.hyperparameters), sources)
 
     def reading() -> Any:
         with as_read(call.adata, known.stored, call.verb, "the query") as data:

@@ -332,7 +332,8 @@ def _declare_from(
     adata: AnnData, labels: Labels, options: dict[str, Any], keys: dict[str, Any]
 ) -> tuple[Fitted, Any, Any]:
     """The fitted scVI, what it reads and labels besides, and the network that goes on from it."""
-    from scvi_pp._backend.models.scanvi import Hyperparameters, Inputs, hyperparameters_from
+    from scvi_pp._backend.models import restored
+    from scvi_pp._backend.models.scanvi import Hyperparameters, Inputs
 
     key = keys["from_key"]
     stored = from_record(adata.uns, key)
@@ -341,10 +342,13 @@ def _declare_from(
         raise InputError(f"from_key='{key}' is {what}; tl.scanvi starts from a model of tl.scvi without labels.")
     _refuse_what_is_fitted({**options, **keys}, key)
     sources = Inputs(**stored.sources)._replace(labels=labels.learn(adata))
-    known = {field.name for field in fields(Hyperparameters)}
-    of_scvi = {name: value for name, value in stored.hyperparameters.items() if name in known}
+    shared = {field.name for field in fields(Hyperparameters)} & stored.hyperparameters.keys()
     of_labels = {"n_labels": len(sources.labels.levels), **{name: options[name] for name in OF_LABELS}}
-    return stored, sources, hyperparameters_from({**of_scvi, **of_labels})
+    return (
+        stored,
+        sources,
+        restored(Hyperparameters, {name: stored.hyperparameters[name] for name in shared} | of_labels),
+    )
 
 
 def _refuse_what_is_fitted(given: dict[str, Any], key: str) -> None:

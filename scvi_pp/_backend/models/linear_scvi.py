@@ -18,7 +18,7 @@ Bioinformatics 2020.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -110,12 +110,6 @@ class Network(nn.Module):
     def start_batches_from(self, cells: Cells, first: int) -> None:
         """Take the prior of the library of batches that were added from their cells."""
         self.scvi.start_batches_from(cells, first)
-
-
-def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
-    """Hyperparameters as they were stored, in JSON's types."""
-    values: Any = {**stored, "n_levels": tuple(stored["n_levels"])}
-    return Hyperparameters(**values)
 
 
 def build(hyperparameters: Hyperparameters) -> Network:

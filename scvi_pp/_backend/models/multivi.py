@@ -29,7 +29,7 @@ Nature Methods 2023.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -258,12 +258,6 @@ def _accessibility_part(hp: Hyperparameters) -> AccessibilityPart:
 
 def _protein_part(hp: Hyperparameters) -> ProteinPart:
     return ProteinPart(hp.layers(), hp.n_proteins, dispersion=hp.protein_dispersion)
-
-
-def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
-    """Hyperparameters as they were stored, in JSON's types."""
-    values: Any = {**stored, "n_levels": tuple(stored["n_levels"])}
-    return Hyperparameters(**values)
 
 
 def build(hyperparameters: Hyperparameters) -> Network:

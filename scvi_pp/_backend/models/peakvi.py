@@ -213,12 +213,6 @@ def log_to_logit(log_p: Tensor) -> Tensor:
     return log_p - torch.log(-torch.expm1(log_p))
 
 
-def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
-    """Hyperparameters as they were stored, in JSON's types."""
-    values: Any = {**stored, "n_levels": tuple(stored["n_levels"])}
-    return Hyperparameters(**values)
-
-
 def build(hyperparameters: Hyperparameters) -> Network:
     """The untrained network."""
     return Network(hyperparameters)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -331,12 +331,6 @@ def repeats(labels: np.ndarray, hyperparameters: Hyperparameters) -> np.ndarray:
     of_label: np.ndarray = np.append(np.maximum(times, 1), 1)
     found: np.ndarray = of_label[labels]
     return found
-
-
-def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
-    """Hyperparameters as they were stored, in JSON's types."""
-    values: Any = {**stored, "n_levels": tuple(stored["n_levels"])}
-    return Hyperparameters(**values)
 
 
 def build(hyperparameters: Hyperparameters) -> Network:

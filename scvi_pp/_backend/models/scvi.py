@@ -16,7 +16,7 @@ Lopez, Regier, Cole, Jordan, Yosef. Deep generative modeling for single-cell tra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -303,12 +303,6 @@ def _decoder(hp: Hyperparameters, n_in: int, n_levels: tuple[int, ...]) -> Expre
         has_dropout=has_dropout,
         activation=hp.activation,
     )
-
-
-def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
-    """Hyperparameters as they were stored, in JSON's types."""
-    values: Any = {**stored, "n_levels": tuple(stored["n_levels"])}
-    return Hyperparameters(**values)
 
 
 def build(hyperparameters: Hyperparameters) -> Network:

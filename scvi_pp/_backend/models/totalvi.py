@@ -28,7 +28,7 @@ totalVI. Nature Methods 2021.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -324,12 +324,6 @@ class Network(nn.Module):
         self.get_buffer("library_mean")[first:] = mean[first:]
         self.get_buffer("library_variance")[first:] = variance[first:]
         return mean, variance
-
-
-def hyperparameters_from(stored: dict[str, Any]) -> Hyperparameters:
-    """Hyperparameters as they were stored, in JSON's types."""
-    values: Any = {**stored, "n_levels": tuple(stored["n_levels"])}
-    return Hyperparameters(**values)
 
 
 def build(hyperparameters: Hyperparameters) -> Network:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from scvi_pp._backend import kernels
-from scvi_pp._backend.models.linear_scvi import Hyperparameters, Inputs, Network, build, hyperparameters_from
+from scvi_pp._backend.models import restored
+from scvi_pp._backend.models.linear_scvi import Hyperparameters, Inputs, Network, build
 from scvi_pp._backend.surgery import mapping
 from tests.backend import small
 
@@ -122,6 +123,6 @@ def test_a_larger_network_says_the_same_of_known_batches():
 def test_hyperparameters_survive_json():
     hyperparameters = made("covariates")[0].hyperparameters
     stored = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(hyperparameters).items()}
-    assert hyperparameters_from(stored) == hyperparameters
+    assert restored(Hyperparameters, stored) == hyperparameters
     assert Hyperparameters.__dataclass_fields__.keys() == stored.keys()
     assert Inputs._fields[0] == "counts"

@@ -14,7 +14,8 @@ from scipy.sparse import csr_matrix
 from scvi_pp._backend import kernels
 from scvi_pp._backend.fit import fit
 from scvi_pp._backend.measured import MODALITIES
-from scvi_pp._backend.models.multivi import Network, hyperparameters_from
+from scvi_pp._backend.models import restored
+from scvi_pp._backend.models.multivi import Hyperparameters, Network
 from scvi_pp._backend.query import Posterior
 from tests.backend import mosaic, small
 
@@ -248,7 +249,7 @@ def test_a_position_on_the_simplex_sums_to_one():
 
 def test_hyperparameters_come_back_from_json():
     hp = mosaic.network(mosaic.arrays(n_levels=(2, 3)), dispersion="gene-batch").hyperparameters
-    assert hyperparameters_from(json.loads(json.dumps(asdict(hp)))) == hp
+    assert restored(Hyperparameters, json.loads(json.dumps(asdict(hp)))) == hp
 
 
 def test_importance_weights_average_to_the_bound_in_the_log():

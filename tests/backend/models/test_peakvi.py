@@ -13,7 +13,8 @@ from scipy.sparse import csr_matrix
 
 from scvi_pp._backend import kernels
 from scvi_pp._backend.kernels.counts import dense
-from scvi_pp._backend.models.peakvi import OPEN_RANGE, hyperparameters_from, log_to_logit
+from scvi_pp._backend.models import restored
+from scvi_pp._backend.models.peakvi import OPEN_RANGE, Hyperparameters, log_to_logit
 from tests.backend import small
 
 N_CELLS, N_REGIONS = 60, 20
@@ -376,13 +377,13 @@ def test_training_begins_at_the_rows_of_training_alone():
 def test_hyperparameters_come_back_from_json():
     inputs = small.regions(n_levels=(2, 3))
     hp = replace(small.peakvi_network(inputs).hyperparameters, region_factors=False)
-    assert hyperparameters_from(json.loads(json.dumps(asdict(hp)))) == hp
+    assert restored(Hyperparameters, json.loads(json.dumps(asdict(hp)))) == hp
 
 
 def test_hyperparameters_that_are_unknown_are_refused():
     stored = asdict(small.peakvi_network(small.regions()).hyperparameters)
     with pytest.raises(TypeError, match="n_wings"):
-        hyperparameters_from({**stored, "n_wings": 2})
+        restored(Hyperparameters, {**stored, "n_wings": 2})
 
 
 def test_the_same_seed_builds_the_same_network():

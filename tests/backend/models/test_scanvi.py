@@ -12,7 +12,8 @@ import torch
 
 from scvi_pp._backend.answering import Labelling, Structured
 from scvi_pp._backend.fit import fit
-from scvi_pp._backend.models.scanvi import Inputs, Network, build, hyperparameters_from, repeats
+from scvi_pp._backend.models import restored
+from scvi_pp._backend.models.scanvi import Hyperparameters, Inputs, Network, build, repeats
 from scvi_pp._backend.query import Posterior
 from scvi_pp._backend.surgery import mapping
 from tests.backend import small
@@ -207,4 +208,4 @@ def test_a_query_with_new_batches_leaves_what_is_known(name: str):
 
 def test_hyperparameters_come_back_from_json():
     hp = made("covariates")[0].hyperparameters
-    assert hyperparameters_from({**vars(hp), "n_levels": list(hp.n_levels)}) == hp
+    assert restored(Hyperparameters, {**vars(hp), "n_levels": list(hp.n_levels)}) == hp

@@ -13,7 +13,8 @@ from scipy.sparse import csr_matrix
 
 from scvi_pp._backend import models
 from scvi_pp._backend.device import private_random
-from scvi_pp._backend.models.scvi import Hyperparameters, hyperparameters_from
+from scvi_pp._backend.models import restored
+from scvi_pp._backend.models.scvi import Hyperparameters
 from scvi_pp._errors import ModelRecordError
 from tests.backend import small
 
@@ -163,13 +164,13 @@ def test_one_batch_has_no_weights():
 def test_hyperparameters_come_back_from_json():
     inputs = small.arrays(n_levels=(2, 3))
     hp = replace(small.network(inputs).hyperparameters, dispersion="gene-cell")
-    assert hyperparameters_from(json.loads(json.dumps(asdict(hp)))) == hp
+    assert restored(Hyperparameters, json.loads(json.dumps(asdict(hp)))) == hp
 
 
 def test_hyperparameters_that_are_unknown_are_refused():
     stored = asdict(small.network(small.arrays()).hyperparameters)
     with pytest.raises(TypeError, match="n_wings"):
-        hyperparameters_from({**stored, "n_wings": 2})
+        restored(Hyperparameters, {**stored, "n_wings": 2})
 
 
 def test_the_same_seed_builds_the_same_network():
@@ -187,7 +188,7 @@ def _built(hp: Hyperparameters, seed: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_model_has_what_a_verb_asks_for(name: str):
     module = models.named(name)
-    for part in ("Inputs", "Hyperparameters", "Network", "build", "hyperparameters_from"):
+    for part in ("Inputs", "Hyperparameters", "Network", "build"):
         assert hasattr(module, part)
 
 

@@ -13,7 +13,8 @@ import torch
 from scvi_pp._backend import kernels
 from scvi_pp._backend.answering import Proteinic, Regional
 from scvi_pp._backend.fit import fit
-from scvi_pp._backend.models.totalvi import Network, hyperparameters_from
+from scvi_pp._backend.models import restored
+from scvi_pp._backend.models.totalvi import Hyperparameters, Network
 from scvi_pp._backend.query import Posterior
 from scvi_pp._backend.sparse import SparseRows
 from tests.backend import cite, small
@@ -155,4 +156,4 @@ def test_one_modality_by_itself_says_what_a_cell_with_it_alone_would(inputs: Any
 
 def test_hyperparameters_survive_json(inputs: Any):
     hyperparameters = cite.network(inputs).hyperparameters
-    assert hyperparameters_from(json.loads(json.dumps(asdict(hyperparameters)))) == hyperparameters
+    assert restored(Hyperparameters, json.loads(json.dumps(asdict(hyperparameters)))) == hyperparameters
