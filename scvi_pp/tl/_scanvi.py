@@ -335,20 +335,16 @@ def _declare_from(
     from scvi_pp._backend.models import restored
     from scvi_pp._backend.models.scanvi import Hyperparameters, Inputs
 
-    key = keys["from_key"]
-    stored = from_record(adata.uns, key)
+    stored = from_record(adata.uns, key := keys["from_key"])
     if stored.model != "scvi" or stored.hyperparameters["dispersion"] == "gene-label":
         what = "a scvi whose dispersion is by label" if stored.model == "scvi" else f"a {stored.model}"
         raise InputError(f"from_key='{key}' is {what}; tl.scanvi starts from a model of tl.scvi without labels.")
     _refuse_what_is_fitted({**options, **keys}, key)
     sources = Inputs(**stored.sources)._replace(labels=labels.learn(adata))
     shared = {field.name for field in fields(Hyperparameters)} & stored.hyperparameters.keys()
-    of_labels = {"n_labels": len(sources.labels.levels), **{name: options[name] for name in OF_LABELS}}
-    return (
-        stored,
-        sources,
-        restored(Hyperparameters, {name: stored.hyperparameters[name] for name in shared} | of_labels),
-    )
+    network = {name: stored.hyperparameters[name] for name in shared}
+    network |= {"n_labels": len(sources.labels.levels), **{name: options[name] for name in OF_LABELS}}
+    return stored, sources, restored(Hyperparameters, network)
 
 
 def _refuse_what_is_fitted(given: dict[str, Any], key: str) -> None:
