@@ -8,7 +8,7 @@
 tenth of the cells, of RNA and proteins together, by importance sampling with 100 draws. It is computed once for both: the
 weights of scvi-tools are copied into our network, whose terms are its own (tests/parity). *Imputed*: a random half of the
 cells, as a batch, shows no proteins; the correlation over these cells of what is expected there with the log of what was
-counted, the mean over proteins. *Short*: our run with `max_epochs=20`, from the call to the end, and how well it explains
+counted, the mean over proteins. *Short*: our run with `max_epochs=30`, from the call to the end, and how well it explains
 the same held-out cells. Needs the real sets, and scvi-tools for --peer.
 """
 
@@ -31,7 +31,7 @@ from real_sets import default_data_dir
 from scipy.stats import spearmanr
 
 N_CELLS, N_DRAWS = 1500, 100
-FEW_EPOCHS = 20  # of a short run, that is to be as good as the whole run of scvi-tools
+FEW_EPOCHS = 30  # of a short run, that is to be as good as the whole run of scvi-tools
 HIDDEN, SHOWN = "hides proteins", "shows proteins"
 
 

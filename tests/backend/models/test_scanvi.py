@@ -13,7 +13,7 @@ import torch
 from scvi_pp._backend.answering import Labelling, Structured
 from scvi_pp._backend.fit import fit
 from scvi_pp._backend.models import restored
-from scvi_pp._backend.models.scanvi import Hyperparameters, Inputs, Network, build, repeats
+from scvi_pp._backend.models.scanvi import SURELY_NOT, Hyperparameters, Inputs, Network, build, repeats
 from scvi_pp._backend.query import Posterior
 from scvi_pp._backend.surgery import mapping
 from tests.backend import small
@@ -45,6 +45,37 @@ def test_the_bound_is_below_the_likelihood_by_importance_sampling(name: str):
         weights = [network.log_importance_weight(network.encode(cells), cells) for _ in range(200)]
     likelihood = torch.stack(weights).logsumexp(0) - math.log(200)
     assert (likelihood > bounds).all()
+
+
+def test_what_is_not_asked_is_nothing_and_changes_nothing_else():
+    """Of a labelled cell only its own label is: the bound with shares of one and zero is the same."""
+    network, cells = made()
+    n_labels, posterior = network.hyperparameters.n_labels, network.encode(cells)
+    position, is_labelled = posterior.q_z.loc, cells.labels < n_labels
+    own = torch.nn.functional.one_hot(cells.labels.clamp(max=n_labels - 1), n_labels).bool()
+    possible = own | ~is_labelled[:, None]
+    logits = torch.where(possible, network.classifier(position), SURELY_NOT)
+    drawn = torch.randn(network.hyperparameters.n_latent, generator=torch.Generator().manual_seed(2))
+    all_of_them, some = (network.position_of_label(position, drawn, asked) for asked in (None, possible))
+    for whole, part in zip(all_of_them, some, strict=True):
+        torch.testing.assert_close(part, torch.where(possible, whole, 0.0))
+    shares = logits.softmax(1)
+    torch.testing.assert_close((shares * some.log_p_position).sum(1), (shares * all_of_them.log_p_position).sum(1))
+
+
+def test_in_training_labelled_cells_are_asked_for_their_label_alone(monkeypatch: pytest.MonkeyPatch):
+    network, cells = made()
+    network.start_from(small.cells(small.labelled()), torch.arange(60))
+    seen: list[int] = []
+    forward = network.position_of_label.encoder.forward
+    monkeypatch.setattr(
+        network.position_of_label.encoder, "forward", lambda x, codes: (seen.append(len(x)), forward(x, codes))[1]
+    )
+    n_labels = network.hyperparameters.n_labels
+    n_labelled = int((cells.labels < n_labels).sum())
+    network.train().elbo(cells)
+    network.eval().elbo(cells)
+    assert seen == [n_labelled + n_labels * (60 - n_labelled), n_labels * 60]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -41,6 +41,18 @@ def asked(network: Network, inputs: Any) -> Posterior:
     return Posterior(network, cite.cells(inputs))
 
 
+@pytest.mark.parametrize("form", ["auto", "reference"])
+def test_gradients_lie_in_memory_as_their_parameters_do(form: str, inputs: Any):
+    """Otherwise the optimizer copies them, at every step."""
+    network = cite.network(inputs).train()
+    with kernels.use(form):
+        network.elbo(cite.everything(inputs)).loss(1.0).backward()
+    for name in ("encoder.body.blocks.0.linear.linear.weight", "expression_part.decoder.last.scale.linear.weight"):
+        parameter = network.get_parameter(name)
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride()
+
+
 @every_option
 def test_bound_and_every_gradient_are_finite(options: dict, inputs: Any):
     network = cite.network(inputs, **options)
