@@ -36,7 +36,7 @@ def differential_expression(
     -------
     A table with the columns
 
-    `group`, `feature`, `comparison`, `group1`, `group2`, and `within` if it was asked for
+    `group`, `feature`, `comparison`, `group1`, `group2`, and `within` if it was asked for; `modality`, if several were tested
         What was compared: the first group with the second.
     `proba_de`
         Probability that a pair of cells differs by `delta` or more, in the likelier direction; `bayes_factor` its natural

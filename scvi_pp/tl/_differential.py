@@ -196,7 +196,7 @@ def _taken_from_data(parts: dict[str, Evidence], asked: Asked, *, as_difference:
         for mod, part in parts.items():
             values = np.array([of_comparison[name] for of_comparison in part.statistics])
             distinct = np.unique(values[np.isfinite(values)])
-            each[mod] = float(distinct[0]) if len(distinct) == 1 else np.nanmax(values, axis=1)
+            each[mod] = float(distinct[0]) if len(distinct) == 1 else np.fmax.reduce(values, axis=1)
         found[name] = each if len(each) > 1 else next(iter(each.values()))
     return found
 
