@@ -97,8 +97,9 @@ def differences(
             f"{verb} is for models of chromatin: uns['{model.key}'] models {model.kind}. Use tl.differential_expression."
         )
     if len(kinds) > 1 and "regions" in kinds:
+        others = kinds[kinds[0] == "regions"]
         raise InputError(
-            f"mod lists regions beside {kinds[kinds[0] == 'regions']}: what differs in them is told by itself."
+            f"mod lists regions beside {others}. Test regions by themselves: tl.differential_accessibility."
         )
     as_difference = as_accessibility and _gives_probabilities(model)
     table, found = _table(models, design, asked, seed, as_difference=as_difference)
