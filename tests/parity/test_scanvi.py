@@ -133,7 +133,7 @@ def test_a_network_in_training_takes_the_labels_into_its_bound():
     posterior = network.encode(some)
     position, _ = posterior.q_z.rsample(), posterior.q_z.rsample()
     known = torch.where(F.one_hot(some.labels, n_labels).bool(), 0.0, -1e4)
-    terms = network.terms(position, known, posterior, some)
+    terms = network.terms(position, known, posterior, some, F.one_hot(some.labels, n_labels).bool())
     agree_each(elbo.bound, terms.reconstruction - terms.of_position - terms.of_rest - terms.of_label, VALUE)
 
 

@@ -135,7 +135,7 @@ class PositionOfLabel(nn.Module):
         """
         if asked is None or position.device.type != "cpu":
             asked = torch.ones(len(position), self.n_labels, dtype=torch.bool, device=position.device)
-        cell, label = asked.nonzero(as_tuple=True)
+        label, cell = asked.t().nonzero(as_tuple=True)  # all cells of the first label, all of the second, ...
         of_cell, label = position[cell], label[:, None]
         q_rest = self.encoder(of_cell, label)
         rest = q_rest.rsample() if drawn is None else q_rest.loc + q_rest.scale * drawn
