@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from scvi_pp._backend import priors
 from scvi_pp._backend.encoders import GaussianEncoder
 from scvi_pp._backend.layers import FullyConnected
+from scvi_pp._backend.measured import rows_of
 from scvi_pp._backend.models import scvi
 from scvi_pp._backend.models.scvi import Inputs, Where
 from scvi_pp._backend.objectives import Elbo
@@ -133,10 +134,13 @@ class PositionOfLabel(nn.Module):
         Every cell is asked for every label, or on a CPU for those of `asked` (cells, n_labels) alone: the others are then
         nothing, and cost nothing. Elsewhere a CUDA graph fixes how many there are.
         """
-        if asked is None or position.device.type != "cpu":
-            asked = torch.ones(len(position), self.n_labels, dtype=torch.bool, device=position.device)
-        label, cell = asked.t().nonzero(as_tuple=True)  # all cells of the first label, all of the second, ...
-        of_cell, label = position[cell], label[:, None]
+        n_cells, all_asked = len(position), asked is None or position.device.type != "cpu"
+        index = None if all_asked else asked.t().flatten().nonzero()[:, 0]  # type: ignore[union-attr]
+        of_cell = rows_of(
+            position.repeat(self.n_labels, 1), index
+        )  # all cells of the first label, all of the second, ...
+        label = torch.arange(self.n_labels, device=position.device).repeat_interleave(n_cells)[:, None]
+        label = rows_of(label, index)
         q_rest = self.encoder(of_cell, label)
         rest = q_rest.rsample() if drawn is None else q_rest.loc + q_rest.scale * drawn
         p_position = self.decoder(rest, label)
@@ -146,8 +150,9 @@ class PositionOfLabel(nn.Module):
             priors.divergence_from_standard_normal(q_rest),
             (prior.log_prob(rest) - q_rest.log_prob(rest)).sum(1),
         )
-        nothing = position.new_zeros(asked.shape)
-        return ByLabel(*(nothing.index_put((cell, label[:, 0]), each) for each in found))
+        n_rows = n_cells * self.n_labels
+        placed = [each if index is None else each.new_zeros(n_rows).index_copy(0, index, each) for each in found]
+        return ByLabel(*(each.view(self.n_labels, n_cells).t() for each in placed))
 
     def log_density(self, position: Tensor, drawn: Tensor | None = None) -> Tensor:
         """log p(z) by a draw of u for each label, (cells,): its exponential averages to p(z)."""

@@ -63,6 +63,15 @@ def test_what_is_not_asked_is_nothing_and_changes_nothing_else():
     torch.testing.assert_close((shares * some.log_p_position).sum(1), (shares * all_of_them.log_p_position).sum(1))
 
 
+def test_but_on_a_cpu_no_shape_depends_on_a_value():
+    """A CUDA graph could not hold it; the meta device has shapes and no values."""
+    network, cells = made()
+    part, n_latent = network.position_of_label.to("meta"), network.hyperparameters.n_latent
+    possible = torch.ones(60, network.hyperparameters.n_labels, dtype=torch.bool, device="meta")
+    found = part(torch.zeros(60, n_latent, device="meta"), torch.zeros(n_latent, device="meta"), possible)
+    assert all(each.shape == possible.shape for each in found)
+
+
 def test_in_training_labelled_cells_are_asked_for_their_label_alone(monkeypatch: pytest.MonkeyPatch):
     network, cells = made()
     network.start_from(small.cells(small.labelled()), torch.arange(60))
