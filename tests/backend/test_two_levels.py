@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scvi_pp._backend.two_levels import two_levels
+from tests.studies import Judge, seeds
 
 
 def log_counts(low: float, high: float, share: float, n: int = 2000, seed: int = 0) -> torch.Tensor:
@@ -17,12 +18,13 @@ def log_counts(low: float, high: float, share: float, n: int = 2000, seed: int =
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6])
 @pytest.mark.parametrize(("low", "high"), [(5, 80), (15, 150), (1, 30)])
-def test_both_levels_and_the_share_of_the_upper_are_found(low: float, high: float, share: float):
-    x = log_counts(low, high, share)
+def test_both_levels_and_the_share_of_the_upper_are_found(low: float, high: float, share: float, judge: Judge):
+    """In each of ten studies, to a quarter of the levels and 0.05 of the cells."""
+    x = torch.cat([log_counts(low, high, share, seed=seed) for seed in seeds(10)], dim=1)
     found = two_levels(x, torch.ones_like(x, dtype=torch.bool))
-    assert float(found.low.expm1()) == pytest.approx(low, rel=0.25)
-    assert float(found.high.expm1()) == pytest.approx(high, rel=0.25)
-    assert float(found.share) == pytest.approx(share, abs=0.05)
+    of_low, of_high = (found.low.expm1() / low - 1).abs(), (found.high.expm1() / high - 1).abs()
+    is_found = (of_low < 0.25) & (of_high < 0.25) & ((found.share - share).abs() < 0.05)
+    judge(f"two levels, {low} and {high}, {share} above: share of studies found", is_found, above=0.75)
 
 
 def test_what_was_not_measured_says_nothing():
