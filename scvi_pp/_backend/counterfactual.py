@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def in_batch(cells: Any, batch: int | None) -> Any:
@@ -13,9 +13,8 @@ def in_batch(cells: Any, batch: int | None) -> Any:
     return cells if batch is None else cells._replace(batch=torch.full_like(cells.batch, batch))
 
 
-def in_one_of(cells: Any, batches: Sequence[int] | None) -> Any:
+def in_one_of(cells: Any, batches: Tensor | None) -> Any:
     """The cells as if each had been measured in one of these batches, by chance; None leaves each in its own."""
     if batches is None:
         return cells
-    choices = torch.tensor(batches, device=cells.batch.device)
-    return cells._replace(batch=choices[torch.randint(len(choices), cells.batch.shape, device=cells.batch.device)])
+    return cells._replace(batch=batches[torch.randint(len(batches), cells.batch.shape, device=cells.batch.device)])

@@ -10,7 +10,10 @@ import torch
 from scvi_pp._errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from torch import Tensor
 
 Precision = Literal["float32", "tf32", "bf16"]
 
@@ -40,6 +43,11 @@ def free_memory(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def sent(numbers: np.ndarray | Sequence[int] | None, device: torch.device) -> Tensor | None:
+    """Numbers of columns or batches on the device, to be sent once for all blocks; None stays none."""
+    return None if numbers is None else torch.as_tensor(numbers, device=device)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from scvi_pp._backend import kernels, noise
 from scvi_pp._backend.answering import Partial, Regional, values_of
 from scvi_pp._backend.counterfactual import in_batch, in_one_of
 from scvi_pp._backend.crew import crew, working_together
-from scvi_pp._backend.device import private_random
+from scvi_pp._backend.device import private_random, sent
 from scvi_pp._backend.rows_above import RowsAbove
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ class Posterior:
         """What one draw (None: the posterior mean) adds to the mean over draws and batches, for some cells."""
         passes = list(batches) if batches is not None else [None]
         share = 1 / (len(passes) * (n_samples or 1))
-        wanted = None if columns is None else torch.as_tensor(columns, device=self.cells.device)
-        expression = values_of(self.network, value)
+        wanted, expression = sent(columns, self.cells.device), values_of(self.network, value)
 
         def mean_of(cells: Any, drawn: Tensor | None) -> np.ndarray:
             z, library = self.position(cells, drawn)
@@ -221,11 +220,12 @@ class Posterior:
     def parameters(self, *, columns: np.ndarray | None, n_samples: int | None) -> dict[str, np.ndarray]:
         """The parameters of p(x | z), averaged over draws, name -> (cells, genes)."""
         out: dict[str, np.ndarray] = {}
+        wanted = sent(columns, self.cells.device)
         with self.asking():
             for sample in self._samples(n_samples):
                 for where, cells, z, library in self._positions(sample):
                     for name, value in self.network.decode(z, library, cells).parameters().items():
-                        picked = _host(_pick(value, columns)) / (n_samples or 1)
+                        picked = _host(_pick(value, wanted)) / (n_samples or 1)
                         whole = out.setdefault(name, np.zeros((self.cells.n_cells, picked.shape[1]), np.float32))
                         whole[where] += picked
         return out
@@ -234,13 +234,13 @@ class Posterior:
         self, n_samples: int, *, columns: np.ndarray | None, batches: Sequence[int] | None
     ) -> list[csr_matrix]:
         """Posterior predictive draws, one sparse (cells, genes) matrix each; with batches, one of them by chance."""
-        out = []
+        out, wanted, choices = [], sent(columns, self.cells.device), sent(batches, self.cells.device)
         with self.asking():
             for sample in range(n_samples):
                 blocks = []
                 for _, cells, z, library in self._positions(sample, drawing=True):
-                    p_x = self.network.decode(z, library, in_one_of(cells, batches))
-                    blocks.append(csr_matrix(_host(_pick(p_x.sample(), columns))))
+                    p_x = self.network.decode(z, library, in_one_of(cells, choices))
+                    blocks.append(csr_matrix(_host(_pick(p_x.sample(), wanted))))
                 out.append(vstack(blocks, format="csr"))
         return out
 
@@ -248,7 +248,7 @@ class Posterior:
         self, n_samples: int, *, columns: np.ndarray | None, batch: int | None, library_size: float
     ) -> np.ndarray:
         """Draws of the rate behind the counts at one library size, (n_samples * cells, genes)."""
-        n_cells = self.cells.n_cells
+        n_cells, wanted = self.cells.n_cells, sent(columns, self.cells.device)
         out = np.empty((n_samples * n_cells, self.n_features if columns is None else len(columns)), np.float32)
         with self.asking():
             for sample in range(n_samples):
@@ -256,7 +256,7 @@ class Posterior:
                     fixed = torch.full_like(library, library_size).log()
                     p_x = self.network.decode(z, fixed, in_batch(cells, batch))
                     rows = slice(sample * n_cells + where.start, sample * n_cells + where.stop)
-                    out[rows] = _host(_pick(p_x.sample_denoised(), columns))
+                    out[rows] = _host(_pick(p_x.sample_denoised(), wanted))
         return out
 
     def library_size(self) -> np.ndarray:
@@ -292,11 +292,11 @@ class Posterior:
         with self.asking():
             for where, cells in self._blocks(drawing=True):
                 posterior = self.network.encode(cells)
-                total = torch.full((where.stop - where.start,), -torch.inf, dtype=torch.float64)
+                total = torch.full_like(posterior.library[:, 0], -torch.inf, dtype=torch.float64)
                 for _ in range(n_samples):
                     weight = self.network.log_importance_weight(posterior, cells)
-                    total = torch.logaddexp(total, weight.double().cpu())
-                out[where] = total.numpy() - np.log(n_samples)
+                    total = torch.logaddexp(total, weight.double())
+                out[where] = _host(total) - np.log(n_samples)
         return out
 
     # ---- how blocks are walked through
@@ -396,5 +396,5 @@ def _host(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def _pick(values: Tensor, columns: np.ndarray | None) -> Tensor:
-    return values if columns is None else values[:, torch.as_tensor(columns, device=values.device)]
+def _pick(values: Tensor, columns: Tensor | None) -> Tensor:
+    return values if columns is None else values[:, columns]

@@ -10,22 +10,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from scvi_pp import settings
 from scvi_pp._backend import kernels, streams
 from scvi_pp._backend.graph import TOGETHER, WARM_UP, Epochs, Repeated
-from scvi_pp._backend.kernels.gather_rows.device import tile
 from scvi_pp._backend.objectives import N_SUMS
-from scvi_pp._backend.optimizer import SharedAdam
 from tests.backend import small
-from tests.cuda.test_likelihoods import KERNELS, ON_DEVICE
-from tests.cuda.without_host import asks_nothing_of_the_host
+from tests.cuda.training import KL_WEIGHTS, LEARNING_RATES, N_STEPS, Training
 
 N_GENES = 20
-N_ROWS, N_STEPS = 50, 4  # minibatches of 13, 13, 12 and 12
-KL_WEIGHTS, LEARNING_RATES = np.linspace(0, 1, N_STEPS), np.linspace(1e-3, 5e-3, N_STEPS)
+N_ROWS = 50  # minibatches of 13, 13, 12 and 12
 ROUNDED = LEARNING_RATES.astype(np.float32).tolist()  # as a device has them
 OPTIONS = [
     {},
@@ -42,38 +36,10 @@ def _plain_operations() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts and likelihoods in the forms for a device, wherever they are."""
-    monkeypatch.setattr(streams.Counts, "rows", lambda self, index: tile(self.packed, index, N_GENES))
-    for name, kernel in KERNELS.items():
-        monkeypatch.setattr(kernel.analytic, "log_likelihood", ON_DEVICE[name].log_likelihood)
-
-
-class Training:
-    """A network with its optimizer, and how it takes a step."""
-
-    def __init__(self, **options: Any) -> None:
-        self.inputs = small.arrays(N_ROWS, N_GENES, n_levels=(3,), n_numbers=1)
-        self.network, self.cells = small.network(self.inputs, **options), small.cells(self.inputs)
-        self.network.train()
-        self.optimizer = SharedAdam(self.network, weight_decay=1e-4)
-
-    def step(self, cells: Any, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
-        elbo = self.network.elbo(cells)
-        elbo.loss(kl_weight).backward()
-        self.optimizer.step(learning_rate)
-        return elbo.sums()
-
-    def epochs(self) -> Epochs:
-        return Epochs(self.step, self.network.zero_grad, self.cells, N_ROWS, N_STEPS)
-
-    def one_by_one(self, order: Tensor, learning_rates: list[float]) -> Tensor:
-        """An epoch as it is written down in a book."""
-        sums = torch.zeros(N_SUMS, dtype=torch.float64)
-        for index, weight, rate in zip(order.tensor_split(N_STEPS), KL_WEIGHTS, learning_rates, strict=True):
-            sums += self.step(self.cells.minibatch(index), float(weight), rate)
-        return sums
+def training(**options: Any) -> Training:
+    """Of a small scVI."""
+    inputs = small.arrays(N_ROWS, N_GENES, n_levels=(3,), n_numbers=1)
+    return Training(small.network(inputs, **options), small.cells(inputs))
 
 
 def run(one_epoch: Callable[[Tensor], Tensor], n: int = 3) -> list[Tensor]:
@@ -102,7 +68,7 @@ def assert_same(first: Training, second: Training) -> None:
 @every_model
 def test_epochs_are_the_ordinary_loop_bit_for_bit(options: dict[str, Any]):
     """With the learning rates of a device, which are float32."""
-    first, second = Training(**options), Training(**options)
+    first, second = training(**options), training(**options)
     sums = run(repeated(first.epochs()))
     expected = run(partial(second.one_by_one, learning_rates=ROUNDED))
     assert all(torch.equal(*pair) for pair in zip(sums, expected, strict=True))
@@ -111,59 +77,17 @@ def test_epochs_are_the_ordinary_loop_bit_for_bit(options: dict[str, Any]):
 
 @every_model
 def test_epochs_are_the_ordinary_loop_but_for_the_rounding_of_learning_rates(options: dict[str, Any]):
-    first, second = Training(**options), Training(**options)
+    first, second = training(**options), training(**options)
     sums = run(repeated(first.epochs()))
     expected = run(partial(second.one_by_one, learning_rates=LEARNING_RATES.tolist()))
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=0)
 
 
 @every_model
-@pytest.mark.usefixtures("as_on_a_device")
-def test_a_step_asks_nothing_of_the_host(options: dict[str, Any]):
-    """Forward, backward and Adam, from the order of the rows to the sums."""
-    training = Training(**options)
-    epochs = training.epochs()
-    epochs._one(13)  # Adam makes its moments
-    with asks_nothing_of_the_host():
-        epochs._one(13)
-        epochs._one(12)
-
-
-@every_model
 def test_the_forms_for_a_device_train_the_same_network(options: dict[str, Any], request: pytest.FixtureRequest):
-    expected = run(partial(Training(**options).one_by_one, learning_rates=ROUNDED))
+    expected = run(partial(training(**options).one_by_one, learning_rates=ROUNDED))
     request.getfixturevalue("as_on_a_device")
-    torch.testing.assert_close(run(repeated(Training(**options).epochs())), expected, rtol=5e-5, atol=0)
-
-
-class OnlyOnDevice(TorchDispatchMode):
-    """Fails at an operation that also takes or gives a tensor of the host: on a device, a copy that waits."""
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves((args, kwargs, result)):
-            assert not isinstance(leaf, Tensor) or leaf.device.type == "meta", f"{function} has a tensor of the host"
-        return result
-
-
-@every_model
-@pytest.mark.usefixtures("as_on_a_device")
-def test_a_step_needs_no_value_at_all(options: dict[str, Any]):
-    """On the meta device tensors have shapes and no values: what reads one, or takes one from the host, fails."""
-    inputs = small.arrays(N_ROWS, N_GENES, n_levels=(3,), n_numbers=1)
-    device = torch.device("meta")
-    network, cells = small.network(inputs, **options).to(device), streams.Cells(inputs, device)
-
-    def step(minibatch: Any, kl_weight: Tensor, learning_rate: Tensor) -> Tensor:
-        elbo = network.elbo(minibatch)
-        elbo.loss(kl_weight).backward()
-        for parameter in network.parameters():
-            parameter.data -= learning_rate * parameter.grad
-        return elbo.sums()
-
-    epochs = Epochs(step, network.zero_grad, cells, N_ROWS, N_STEPS)
-    with OnlyOnDevice():
-        epochs._one(13)
+    torch.testing.assert_close(run(repeated(training(**options).epochs())), expected, rtol=5e-5, atol=0)
 
 
 # ---- recordings
@@ -197,7 +121,7 @@ def test_every_step_is_taken_once_in_as_few_recordings_as_there_can_be(n: int):
 
 
 def test_recorded_epochs_are_the_ordinary_loop():
-    first, second = Training(), Training()
+    first, second = training(), training()
     epochs, notebooks = first.epochs(), [Notebook(), Notebook()]
     for (_, part), notebook in zip(epochs.parts, notebooks, strict=True):
         part.recorder = notebook
@@ -229,8 +153,7 @@ def test_a_second_interrupt_is_not_swallowed():
 
 def test_the_stop_button_ends_an_epoch_after_the_step():
     """One more may be taken, of the smaller minibatches, never none."""
-    training = Training()
-    taken = training.epochs().run(torch.arange(N_ROWS), KL_WEIGHTS.tolist(), ROUNDED, lambda: True)
+    taken = training().epochs().run(torch.arange(N_ROWS), KL_WEIGHTS.tolist(), ROUNDED, lambda: True)
     assert (taken.n_steps, taken.n_cells) == (2, 13 + 12)
     assert torch.isfinite(taken.sums).all()
 

@@ -164,7 +164,7 @@ class Network(nn.Module):
         encoded = {modality: part.encode(cells) for modality, part in self.parts().items()}
         of_modality = {modality: q_z for modality, (q_z, _) in encoded.items()}
         exposures = {modality: exposure for modality, (_, exposure) in encoded.items()}
-        weights = self.weights(cells.present[:, self.columns], cells.row)
+        weights = self.weights(self._present(cells), cells.row)
         q_z = posterior_mixture.mixture(list(of_modality.values()), weights)
         return Posterior(q_z, None, next(iter(exposures.values())), weights, of_modality, exposures)
 
@@ -195,6 +195,10 @@ class Network(nn.Module):
         exposures = posterior.exposures
         return {name: part.log_likelihood(z, exposures[name], cells) for name, part in self.parts().items()}
 
+    def _present(self, cells: Inputs[Tensor]) -> Tensor:
+        """Which modalities were measured, bool (cells, modalities); an index of numbers would come from the host."""
+        return torch.stack([cells.present[:, column] for column in self.columns], dim=1)
+
     def _first(self) -> Part:
         return next(iter(self.parts().values()))
 
@@ -211,7 +215,7 @@ class Network(nn.Module):
         divergence = priors.divergence_from_standard_normal(posterior.q_z)
         reconstruction = torch.stack(list(self.reconstruction(z, posterior, cells).values())).sum(0)
         penalty = posterior_mixture.disagreement(
-            self.hyperparameters.modality_penalty, list(posterior.of_modality.values()), cells.present[:, self.columns]
+            self.hyperparameters.modality_penalty, list(posterior.of_modality.values()), self._present(cells)
         )
         if self.adversary is not None and self.training:
             contest = self.adversary.contest(z, cells.batch).expand(len(z))

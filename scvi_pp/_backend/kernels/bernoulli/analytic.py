@@ -1,4 +1,4 @@
-"""The Bernoulli distribution with its gradients worked out by hand; the open places alone are gathered.
+"""The Bernoulli distribution with its gradients worked out by hand; of compressed counts the open places alone are gathered.
 
 With y = sigmoid(logit) and n = sigmoid(-logit) of the region, the cell and the factor, r, c and f:
 
@@ -10,6 +10,8 @@ With y = sigmoid(logit) and n = sigmoid(-logit) of the region, the cell and the 
     d/dlogit        -n d/dt               -n d/dt
 
 1 - p is a sum of positive terms, never a difference: it keeps its digits where p rounds to 1.
+
+Of dense counts, as an accelerator has them, every place is looked at: shapes depend on no value, nothing waits for the host.
 """
 
 from __future__ import annotations
@@ -44,15 +46,15 @@ class _LogLikelihood(torch.autograd.Function):
     def forward(
         ctx: Any, counts: Tensor | SparseRows, region: Tensor, cell: Tensor | None, factor: Tensor | None
     ) -> Tensor:
-        certain = region.new_tensor(math.inf)  # the logit of a factor of one
+        certain = region.new_full((), math.inf)  # the logit of a factor of one
         logits = [region, certain if cell is None else cell, certain if factor is None else factor]
         value, slope, no_region = _closed(*logits)
-        where, x = at_counts(counts, region.dtype)
-        is_open = x > 0
-        log_open = sum(F.logsigmoid(each.expand_as(region)[where]) for each in logits)
-        value[where] = torch.where(is_open, log_open, value[where])
-        if any(ctx.needs_input_grad):
-            slope[where] = slope[where].masked_fill(is_open, -1)
+        is_wanted = any(ctx.needs_input_grad)
+        if isinstance(counts, Tensor):
+            value = _open_everywhere(counts, value, slope, logits)
+        else:
+            _open_at_counts(counts, value, slope if is_wanted else None, logits)
+        if is_wanted:
             ctx.has_cell, ctx.has_factor = cell is not None, factor is not None
             to_cell = -(slope * torch.sigmoid(-logits[1])).sum(1, keepdim=True) if ctx.has_cell else None
             to_region = no_region.mul_(slope).neg_()
@@ -70,6 +72,26 @@ class _LogLikelihood(torch.autograd.Function):
             to_cell * scale if ctx.has_cell else None,
             -(outer @ slope) * no_factor if ctx.has_factor else None,
         )
+
+
+def _open_everywhere(counts: Tensor, value: Tensor, slope: Tensor, logits: list[Tensor]) -> Tensor:
+    """The value, (cells, regions), with that of open regions where they are; the slope is set in place."""
+    is_open = counts > 0
+    log_open = F.logsigmoid(logits[0])
+    for each in logits[1:]:
+        log_open = log_open + F.logsigmoid(each)
+    slope.masked_fill_(is_open, -1)
+    return torch.where(is_open, log_open, value)
+
+
+def _open_at_counts(counts: SparseRows, value: Tensor, slope: Tensor | None, logits: list[Tensor]) -> None:
+    """Set value and slope, if it is wanted, in place where there are counts."""
+    where, x = at_counts(counts, value.dtype)
+    is_open = x > 0
+    log_open = sum(F.logsigmoid(each.expand_as(value)[where]) for each in logits)
+    value[where] = torch.where(is_open, log_open, value[where])
+    if slope is not None:
+        slope[where] = slope[where].masked_fill(is_open, -1)
 
 
 def _closed(region: Tensor, cell: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
