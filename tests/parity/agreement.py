@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -22,6 +24,17 @@ def using(form: str, cells: Any) -> Iterator[Any]:
     """That form of the kernels, and the cells as training on a CPU has them where the form says so."""
     with kernels.use("reference" if form == "reference" else "auto"):
         yield cells._replace(counts=SparseRows.of(cells.counts)) if form == "auto on rows" else cells
+
+
+def every_combination(
+    axes: tuple[Iterable[str], ...], at_least: Callable[..., bool], at_most: Callable[..., bool] = lambda *_: True
+) -> list[Any]:
+    """All combinations of settings; those that are not among the least are marked, and run at night alone."""
+    return [
+        pytest.param(*values, marks=() if at_least(*values) else pytest.mark.exhaustive)
+        for values in itertools.product(*axes)
+        if at_most(*values)
+    ]
 
 
 def agree_each(ours: torch.Tensor, theirs: torch.Tensor, relative: float) -> None:
