@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -39,8 +40,14 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# A tutorial that no longer runs must not look as if it did: every build runs each one, once per content.
+# A tutorial that no longer runs must not look as if it did. Each is run anew when it or the package has changed:
+# SCVI_PP_NOTEBOOK_CACHE is a folder that keeps outputs from build to build, by the content of the package.
 nb_execution_mode = "cache"
+if kept := os.environ.get("SCVI_PP_NOTEBOOK_CACHE"):
+    package = hashlib.sha256()
+    for path in sorted((ROOT / "scvi_pp").rglob("*.py")):
+        package.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    nb_execution_cache_path = str(Path(kept).resolve() / package.hexdigest()[:16])
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
@@ -68,3 +75,19 @@ if os.environ.get("SCVI_PP_DOCS_LINKS"):
 html_theme = "sphinx_book_theme"
 html_title = "scvi_pp"
 html_theme_options = {"show_navbar_depth": 2, "show_toc_level": 2}
+
+TUTORIAL_SECONDS = 45  # what each tutorial may take
+
+
+def tell_seconds_of_tutorials(app: object, _error: object) -> None:
+    """How long each tutorial took when it was run, and which of them exceed their budget."""
+    for name, told in sorted(app.env.nb_metadata.items()):
+        ran = told.get("exec_data")
+        if ran and ran["runtime"] is not None:
+            over = f"  over budget: {TUTORIAL_SECONDS} s" if ran["runtime"] > TUTORIAL_SECONDS else ""
+            print(f"{ran['runtime']:5.0f} s  {name}{over}")
+
+
+def setup(app: object) -> None:
+    """Called by Sphinx."""
+    app.connect("build-finished", tell_seconds_of_tutorials)
