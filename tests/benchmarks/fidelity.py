@@ -4,7 +4,7 @@
     python tests/benchmarks/fidelity.py --ours      # scvi_pp; minutes, run anew each time
     python tests/benchmarks/fidelity.py --table     # scores both and writes the tables into docs/benchmarks.md
 
-Needs the extras `test` and `parity`, scib-metrics, and the real sets: `--data`, or the variable SCVI_PP_DATA.
+Needs the extras `test` and `parity`, scib-metrics, and the real sets: `--data`, or the variable SCVI_PP_REAL_DATA.
 """
 
 from __future__ import annotations

@@ -40,9 +40,11 @@ REAL_SETS: dict[str, RealSet] = {
 
 
 def default_data_dir() -> Path:
-    """The folder of the real sets: `SCVI_PP_DATA`, or `shared/data` beside the repository."""
-    named = os.environ.get("SCVI_PP_DATA")
-    return Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data"
+    """The folder of the real sets, named by `SCVI_PP_REAL_DATA` as for the tests."""
+    named = os.environ.get("SCVI_PP_REAL_DATA")
+    if not named:
+        raise SystemExit("No real data: name their folder by --data, or by the variable SCVI_PP_REAL_DATA.")
+    return Path(named)
 
 
 def prepare(name: str, data_dir: str | Path | None = None) -> ad.AnnData:

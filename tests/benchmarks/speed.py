@@ -6,7 +6,7 @@
     python tests/benchmarks/speed.py --only million --cells 50000 # smaller
     python tests/benchmarks/speed.py --scale 0.05 --repeats 1     # to see that it runs: kept apart, written nowhere
 
-Needs the extra `parity`; `quality` also the real sets (`--data`, or the variable SCVI_PP_DATA) and the kept runs of
+Needs the extra `parity`; `quality` also the real sets (`--data`, or the variable SCVI_PP_REAL_DATA) and the kept runs of
 `fidelity.py --peer`. Nothing else should run on the machine. Each section runs in a process of its own.
 """
 
