@@ -34,6 +34,7 @@ def small_fragments(n_obs: int = 60, n_vars: int = 20, seed: int = 0) -> ad.AnnD
     group = np.arange(n_obs) % 3 == 0
     chance = np.where(group[:, None], rng.beta(2.0, 3.0, n_vars), rng.beta(2.0, 3.0, n_vars))
     is_open = rng.uniform(size=(n_obs, n_vars)) < chance * rng.beta(4.0, 2.0, (n_obs, 1))
+    is_open[:, 1:2] |= ~is_open[:, 1:4].any(1, keepdims=True)  # no cell is empty, whatever the seed
     x = sp.csr_matrix((is_open * (1 + rng.poisson(0.4, is_open.shape))).astype(np.float32))
     return _with_a_bit_of_everything(x, group, [f"region{i}" for i in range(n_vars)], rng)
 
@@ -101,6 +102,23 @@ VERBS = [
     Verb(svp.tl.peakvi, small_fragments, QUICK, features="regions", refuses_nothing_but_zeros=True),
     Verb(svp.tl.poissonvi, small_fragments, QUICK, features="regions", refuses_nothing_but_zeros=True),
 ]
+
+
+_FITS: dict[tuple[Any, ...], ad.AnnData] = {}
+
+
+def fitted(verb: Verb, n_obs: int = 60, **options: Any) -> ad.AnnData:
+    """A copy of a fit that is made once in a process: for promises about what comes after it."""
+    key = (verb.name, n_obs, *sorted(options.items()))
+    if key not in _FITS:
+        _FITS[key] = verb.data(n_obs)
+        verb(_FITS[key], **options)
+    return _FITS[key].copy()
+
+
+def latent_of_default(verb: Verb) -> np.ndarray:
+    """What a fit with no option writes as its latent."""
+    return fitted(verb).obsm[f"X_{verb.name}"]
 
 
 def contents(adata: ad.AnnData) -> dict[str, Any]:

@@ -13,7 +13,17 @@ import scipy.sparse as sp
 
 import scvi_pp as svp
 from scvi_pp._errors import InputError, MissingKeyError
-from tests.contract import VERBS, Verb, assert_only_added, assert_same, contents, small_counts, stored_in_every_way
+from tests.contract import (
+    VERBS,
+    Verb,
+    assert_only_added,
+    assert_same,
+    contents,
+    fitted,
+    latent_of_default,
+    small_counts,
+    stored_in_every_way,
+)
 
 pytestmark = [pytest.mark.parametrize("verb", VERBS, ids=str), pytest.mark.usefixtures("quiet")]
 
@@ -28,10 +38,11 @@ def assert_refused(verb: Verb, adata: ad.AnnData, message: str, error: type = In
 # ---- how counts are stored
 
 
+@pytest.mark.every_form
 @pytest.mark.parametrize("way", stored_in_every_way(small_counts(4).X))
 def test_every_storage_of_the_same_counts_gives_the_same_latent_and_stays_as_it_is(verb: Verb, way: str):
     adata = verb.data()
-    expected = verb.latent(adata)
+    expected = latent_of_default(verb)
     stored = stored_in_every_way(adata.X)[way]
     x_of = ad.AnnData(stored, obs=adata.obs.copy(), var=adata.var.copy())
     in_layer = ad.AnnData(None, obs=adata.obs.copy(), var=adata.var.copy(), layers={"umi": stored})
@@ -44,14 +55,14 @@ def test_every_storage_of_the_same_counts_gives_the_same_latent_and_stays_as_it_
 
 def test_layer_is_read_and_not_x(verb: Verb):
     adata = verb.data()
-    expected = verb.latent(adata)
+    expected = latent_of_default(verb)
     adata.X = adata.layers["lognorm"]
     assert_same(verb.latent(adata, layer="counts"), expected)
 
 
 def test_backed_object_is_read_and_written_to(verb: Verb, tmp_path):
     adata = verb.data()
-    expected = verb.latent(adata)
+    expected = latent_of_default(verb)
     adata.write_h5ad(tmp_path / "a.h5ad")
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
     verb(backed, denoise=False)
@@ -67,6 +78,7 @@ def test_backed_object_is_read_and_written_to(verb: Verb, tmp_path):
 EVERY_SIZE = [pytest.param(range(start, min(start + 50, 301)), marks=pytest.mark.slow) for start in range(2, 301, 50)]
 
 
+@pytest.mark.every_form
 @pytest.mark.parametrize("sizes", [(2, 3, 4, 5, 9, 17, 65, 129, 256, 257, 300), *EVERY_SIZE])
 def test_a_last_minibatch_of_one_cell_never_hurts(verb: Verb, sizes: Sequence[int]):
     """n % batch_size == 1 for every n: batch normalisation has no variance of one cell."""
@@ -76,6 +88,7 @@ def test_a_last_minibatch_of_one_cell_never_hurts(verb: Verb, sizes: Sequence[in
         assert np.isfinite(latent).all(), n
 
 
+@pytest.mark.every_form
 @pytest.mark.parametrize(("n", "batch_size"), [(3, 2), (5, 2), (7, 3), (9, 4), (129, 128), (129, 64), (257, 128)])
 def test_many_minibatches_and_one_cell_left_over(verb: Verb, n: int, batch_size: int):
     latent = verb.latent(verb.data(n, 6), batch_size=batch_size, validation_size=0, max_epochs=2)
@@ -96,6 +109,7 @@ def test_no_genes_are_refused(verb: Verb):
     assert_refused(verb, verb.data()[:, :0].copy(), "60 cells and 0 features")
 
 
+@pytest.mark.every_form
 def test_one_gene_is_enough(verb: Verb):
     assert np.isfinite(verb.latent(verb.data()[:, :1].copy())).all()
 
@@ -103,6 +117,7 @@ def test_one_gene_is_enough(verb: Verb):
 # ---- odd cells, genes and names
 
 
+@pytest.mark.every_form
 def test_empty_cells_and_all_zero_genes_give_finite_results(verb: Verb, capfd):
     adata = verb.data()
     dense = adata.X.toarray()
@@ -119,6 +134,7 @@ def test_empty_cells_and_all_zero_genes_give_finite_results(verb: Verb, capfd):
     assert np.isfinite(adata.uns[verb.name]["history"]["elbo_train"]).all()
 
 
+@pytest.mark.every_form
 def test_nothing_but_zeros_gives_finite_results_or_is_refused(verb: Verb):
     adata = verb.data()
     adata.X = sp.csr_matrix(adata.shape, dtype=np.float32)
@@ -128,6 +144,7 @@ def test_nothing_but_zeros_gives_finite_results_or_is_refused(verb: Verb):
         assert np.isfinite(verb.latent(adata, max_epochs=2)).all()
 
 
+@pytest.mark.every_form
 def test_enormous_counts_give_finite_results(verb: Verb):
     adata = verb.data()
     adata.X = (adata.X * 5e5).astype(np.float32)
@@ -136,7 +153,7 @@ def test_enormous_counts_give_finite_results(verb: Verb):
 
 def test_a_name_held_by_two_cells_does_not_matter(verb: Verb):
     adata = verb.data()
-    expected = verb.latent(adata)
+    expected = latent_of_default(verb)
     names = adata.obs_names.to_numpy().copy()
     names[3] = names[2]
     with pytest.warns(UserWarning, match="not unique"):
@@ -186,6 +203,7 @@ def test_one_batch_gives_finite_results(verb: Verb):
     assert np.isfinite(verb.latent(adata, batch_key="one")).all()
 
 
+@pytest.mark.every_form
 def test_every_cell_a_batch_gives_finite_results(verb: Verb):
     adata = verb.data()
     adata.obs["own"] = adata.obs_names
@@ -290,30 +308,30 @@ def test_text_and_complex_matrices_are_refused(verb: Verb):
 # ---- the answers to questions about cells
 
 
+@pytest.mark.every_form
 def test_inference_follows_the_order_of_the_cells(verb: Verb):
-    adata = verb.data(100)
-    verb(adata, batch_key="batch", max_epochs=3)
+    adata = fitted(verb, 100, batch_key="batch", max_epochs=3)
     order = np.random.default_rng(0).permutation(100)
     shuffled = svp.get.latent(adata, key=verb.name, adata_new=adata[order])
     np.testing.assert_allclose(shuffled, adata.obsm[f"X_{verb.name}"][order], atol=2e-6)
 
 
+@pytest.mark.every_form
 def test_inference_does_not_depend_on_which_other_cells_are_asked_about(verb: Verb):
-    adata = verb.data(100)
-    verb(adata, batch_key="batch", max_epochs=3)
+    adata = fitted(verb, 100, batch_key="batch", max_epochs=3)
     some = svp.get.latent(adata, key=verb.name, adata_new=adata[17:42])
     np.testing.assert_allclose(some, adata.obsm[f"X_{verb.name}"][17:42], atol=2e-6)
 
 
+@pytest.mark.every_form
 @pytest.mark.parametrize("batch_size", [1, 2, 33, 99, 100, 1000])
 def test_inference_does_not_depend_on_the_batch_size(verb: Verb, batch_size: int):
-    adata = verb.data(100)
-    verb(adata, batch_key="batch", max_epochs=3)
+    adata = fitted(verb, 100, batch_key="batch", max_epochs=3)
     latent = svp.get.latent(adata, key=verb.name, batch_size=batch_size)
     np.testing.assert_allclose(latent, adata.obsm[f"X_{verb.name}"], atol=2e-6)
 
 
+@pytest.mark.every_form
 def test_latent_that_was_written_is_the_one_that_is_asked_for(verb: Verb):
-    adata = verb.data()
-    verb(adata, batch_key="batch", max_epochs=3)
+    adata = fitted(verb, 100, batch_key="batch", max_epochs=3)
     assert_same(svp.get.latent(adata, key=verb.name), adata.obsm[f"X_{verb.name}"])

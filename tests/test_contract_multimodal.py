@@ -40,6 +40,7 @@ def test_call_returns_nothing_and_adds_the_documented_entries_only(verb: Verb):
     assert_only_added(before, mdata, verb.written())
 
 
+@pytest.mark.every_form
 @every_verb
 def test_results_have_the_documented_types_and_shapes(verb: Verb):
     mdata = verb.cells()
@@ -136,6 +137,7 @@ def test_model_goes_into_the_object_a_file_or_nowhere(verb: Verb, tmp_path):
     np.testing.assert_array_equal(svp.get.latent(mdata), mdata.obsm[f"X_{verb.name}"])
 
 
+@pytest.mark.every_form
 @every_verb
 def test_refit_replaces_the_results_by_the_same(verb: Verb):
     mdata = verb.cells()
@@ -168,6 +170,7 @@ def test_file_gives_the_same_answers(verb: Verb, tmp_path):
 # ---- randomness
 
 
+@pytest.mark.every_form
 @every_verb
 def test_same_seed_gives_same_bits_and_another_gives_others(verb: Verb):
     mdata = verb.cells()

@@ -31,7 +31,7 @@ Logits = list[Tensor | None]
 # for each form: what it is called with, its type, and what it may lose, relative to the result and below any digit
 FORMS: dict[str, tuple[kernels.Choice, torch.dtype, float, float]] = {
     "analytic": ("analytic", torch.float64, 1e-12, 1e-14),
-    "compiled": ("auto", torch.float32, 6e-7, 1e-14),
+    "compiled": ("auto", torch.float32, 6e-7, 1e-7),  # sums of terms near 1, each rounded to 6e-8, may cancel
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 both_kinds = pytest.mark.parametrize("as_counts", [lambda x: x, SparseRows.of], ids=["dense", "sparse"])

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scvi_pp import get
-from tests.fits import CHROMATIN, MODELS, cells, fit, model_of
+from scvi_pp import get, tl
+from tests.fits import CHROMATIN, MODELS, OPTIONS, cells, fit, model_of
+from tests.studies import Judge, seeds
 
 pytestmark = pytest.mark.usefixtures("quiet")
 ASKED = [get.elbo, get.reconstruction_error, get.marginal_log_likelihood]
@@ -69,11 +70,17 @@ def test_cells_of_another_kind_are_explained_worse():
         assert better * ask(adata, **options) > better * ask(adata, adata_new=strange, **options)
 
 
-def test_held_out_elbo_of_the_history_is_what_is_asked_for():
-    """The same cells, the kept weights, other draws: nearly the same number."""
-    adata = fit("zinb")
+def test_held_out_elbo_of_the_history_is_what_is_asked_for(judge: Judge):
+    """The same cells, the kept weights, other draws: the same number within what a single draw of each cell scatters by.
+
+    The history keeps the largest of four epochs, so it lies above by some of these standard deviations at most.
+    """
+    adata, seed = cells(), seeds(1)[0]
+    tl.scvi(adata, **OPTIONS, rng=seed)
     history = get.history(adata)
     assert "elbo_validation" in history
-    held_out = np.random.default_rng(0).permutation(adata.n_obs)[:6]
-    found = get.elbo(adata, adata_new=adata[np.sort(held_out)], n_samples=200)
-    assert found == pytest.approx(history["elbo_validation"].max(), rel=0.03)
+    held_out = np.random.default_rng(seed).permutation(adata.n_obs)[:6]
+    new = adata[np.sort(held_out)]
+    single = np.std([get.elbo(adata, adata_new=new, n_samples=1, rng=draw) for draw in range(20)])
+    off = history["elbo_validation"].max() - get.elbo(adata, adata_new=new, n_samples=200, rng=seed)
+    judge("held-out ELBO of the history, in standard deviations of single draws", off / single, above=-6, below=6)

@@ -15,6 +15,7 @@ from scvi_pp import get, tl
 from scvi_pp._errors import InputError
 from scvi_pp._fitted_model import open_models
 from tests.contract import QUICK
+from tests.studies import Judge, seeds
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -94,27 +95,28 @@ def test_features_that_share_a_name_are_told_apart():
 
 
 @pytest.mark.slow
-def test_draws_of_both_correlate_as_genes_and_proteins_do_in_the_data():
+def test_draws_of_both_correlate_as_genes_and_proteins_do_in_the_data(judge: Judge):
     """Cells of one type have much of a gene and of a protein."""
-    mdata = svp.datasets.simulate_multiome(1000, 100, n_regions=15, n_proteins=12, rng=1)
-    tl.totalvi(mdata, batch_key="batch", denoise=False, rng=0)
-    drawn: Any = get.samples(mdata, mod=BOTH, rng=0)
-    measured, again = (
-        _between(*tables)
-        for tables in (
-            [mdata[name].X.toarray() for name in BOTH],
-            [drawn[name].toarray() for name in BOTH],
-        )
-    )
-    assert np.corrcoef(measured.ravel(), again.ravel())[0, 1] > 0.7
-    of_denoised = get.feature_correlation(mdata, mod=BOTH, method="pearson").iloc[:100, 100:].to_numpy()
-    assert np.corrcoef(measured.ravel(), of_denoised.ravel())[0, 1] > 0.7
+    of_draws, of_denoised = [], []
+    for seed in seeds(1):
+        mdata = svp.datasets.simulate_multiome(800, 100, n_regions=15, n_proteins=12, rng=seed)
+        tl.totalvi(mdata, batch_key="batch", denoise=False, max_epochs=60, rng=seed)
+        drawn: Any = get.samples(mdata, mod=BOTH, rng=seed)
+        measured = _between(*(mdata[name].X.toarray() for name in BOTH))
+        again = _between(*(drawn[name].toarray() for name in BOTH))
+        denoised = get.feature_correlation(mdata, mod=BOTH, method="pearson").iloc[:100, 100:].to_numpy()
+        seen = np.isfinite(measured) & np.isfinite(again)  # a rare gene may not be drawn at all
+        of_draws.append(np.corrcoef(measured[seen], again[seen])[0, 1])
+        of_denoised.append(np.corrcoef(measured[seen], denoised[seen])[0, 1])
+    judge("totalvi: correlations of genes with proteins, data and draws", of_draws, above=0.5)
+    judge("totalvi: correlations of genes with proteins, data and denoised", of_denoised, above=0.5)
 
 
 def _between(genes: np.ndarray, proteins: np.ndarray) -> np.ndarray:
     """Correlations of shares of genes with logs of proteins, (genes, proteins)."""
     shares = genes / genes.sum(1, keepdims=True)
-    return np.corrcoef(shares.T, np.log1p(proteins).T)[: genes.shape[1], genes.shape[1] :]
+    with np.errstate(invalid="ignore"):  # of a gene without any count
+        return np.corrcoef(shares.T, np.log1p(proteins).T)[: genes.shape[1], genes.shape[1] :]
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from mudata import MuData
 
 import scvi_pp as svp
 from scvi_pp import get, tl
-from scvi_pp._data.multiome import copied
 from scvi_pp._errors import InputError, MissingKeyError
-from tests.contract import QUICK, assert_only_added, assert_same, contents, small_counts, small_fragments
+from tests.contract import QUICK, assert_only_added, assert_same, contents, small_counts
 from tests.fits import fit
+from tests.studies import Judge, seeds
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -120,13 +119,15 @@ def test_counted_columns_are_what_was_counted():
         np.testing.assert_allclose(table[f"raw_normalized_mean{number}"], share[cells].mean(0)[genes], rtol=1e-5)
 
 
-def test_scales_are_the_mean_denoised_expression_of_the_groups():
+def test_scales_are_the_mean_denoised_expression_of_the_groups(judge: Judge):
     adata = fitted()
     table = get.differential_expression(compared(adata, n_samples=20_000), group="b").loc[adata.var_names]
-    expression = get.denoised(adata, n_samples=50)
+    expression = get.denoised(adata, n_samples=200, rng=seeds(1)[0])
     is_b = (adata.obs["type"] == "b").to_numpy()
-    np.testing.assert_allclose(table["scale1"], expression[is_b].mean(), rtol=0.05)
-    np.testing.assert_allclose(table["scale2"], expression[~is_b].mean(), rtol=0.05)
+    for scale, mean in (("scale1", expression[is_b].mean()), ("scale2", expression[~is_b].mean())):
+        off = np.log(table[scale] / mean)  # of genes, over 20,000 and some 6,000 draws of shares
+        judge(f"differential_expression: log ratio of {scale} to denoised expression", off, above=-0.05, below=0.05)
+        assert np.abs(off).max() < 0.3
 
 
 # ---- who is compared with whom
@@ -145,10 +146,12 @@ def test_swapping_the_groups_turns_the_sign():
 
 def test_a_group_of_all_is_the_group_by_itself():
     adata = fitted()
-    every = get.differential_expression(compared(adata, n_samples=20_000), group="b")
-    alone = get.differential_expression(compared(adata, groups="b", n_samples=20_000), group="b").loc[every.index]
+    same = {"n_samples": 20_000, "delta": 0.25, "pseudocount": 1e-4}  # else they are found by the draws of the call
+    every = get.differential_expression(compared(adata, **same), group="b")
+    alone = get.differential_expression(compared(adata, groups="b", **same), group="b").loc[every.index]
     np.testing.assert_allclose(every["raw_mean2"], alone["raw_mean2"], rtol=1e-6)
-    np.testing.assert_allclose(every["proba_de"], alone["proba_de"], atol=5 * 0.5 / np.sqrt(20_000))
+    # the difference of two shares of 20,000 draws: five standard deviations
+    np.testing.assert_allclose(every["proba_de"], alone["proba_de"], atol=5 * np.sqrt(2) * 0.5 / np.sqrt(20_000))
 
 
 def test_cells_may_be_pointed_out_in_any_way():
@@ -234,26 +237,45 @@ def test_delta_and_pseudocount_are_recorded():
     assert (np.asarray(from_data["delta"]) >= 0.1).all() and from_data["pseudocount"] > 0
 
 
-def test_batches_are_brought_to_the_same(monkeypatch):
+def test_batches_are_brought_to_the_same(judge: Judge):
     adata = fitted()
     every = compared(adata, batch_correction=True)
     assert np.isfinite(get.differential_expression(every)["lfc_mean"]).all()
     one = get.differential_expression(
         compared(adata, batch_correction=True, batches=["b0"], n_samples=20_000), group="a"
     )
-    in_b0 = get.denoised(adata, transform_batch="b0", n_samples=50)
+    in_b0 = get.denoised(adata, transform_batch="b0", n_samples=200, rng=seeds(1)[0])
     is_a = (adata.obs["type"] == "a").to_numpy()
-    np.testing.assert_allclose(one.loc[adata.var_names, "scale1"], in_b0[is_a].mean(), rtol=0.05)
+    off = np.log(one.loc[adata.var_names, "scale1"] / in_b0[is_a].mean())
+    judge("differential_expression: log ratio of scale1 to expression in a batch", off, above=-0.05, below=0.05)
+    assert np.abs(off).max() < 0.3
 
 
-def test_weights_and_outliers_give_other_draws_of_the_same():
+def test_weights_and_outliers_give_other_draws_of_the_same(judge: Judge):
+    """After one epoch the posterior is wide, and importance weights may leave a few draws of 2,000, each with other shares.
+
+    So genes are not compared one by one, but by the mean over genes of the logs of their shares, whose scatter is some
+    0.1: a wrong scale or the other group would be far off.
+    """
     adata = fitted()
-    plain = get.differential_expression(compared(adata, n_samples=2000), group="a")
+    plain = get.differential_expression(compared(adata, n_samples=2000, rng=seeds(1)[0]), group="a")
     for options in ({"weights": "importance"}, {"filter_outlier_cells": True}):
-        other = get.differential_expression(compared(adata, n_samples=2000, **options), group="a").loc[plain.index]
-        assert not np.array_equal(other["lfc_mean"], plain["lfc_mean"])
-        np.testing.assert_allclose(other["scale1"], plain["scale1"], rtol=0.5)
+        other = compared(adata, n_samples=2000, rng=seeds(1)[0], **options)
+        other = get.differential_expression(other, group="a").loc[plain.index]
+        apart = np.log(other["scale1"] / plain["scale1"]).abs().mean()
+        judge(f"differential_expression: shares with {next(iter(options))}, apart from plain ones", apart, below=0.5)
         np.testing.assert_allclose(other["raw_mean1"], plain["raw_mean1"])  # of all cells of the group
+
+
+def test_weights_and_outliers_reach_the_draws(monkeypatch):
+    """The tenth that lies farthest out is left out wherever cells do not lie on top of each other."""
+    apart = np.random.default_rng(0).normal(size=(90, QUICK["n_latent"]))
+    monkeypatch.setattr("scvi_pp._backend.query.Posterior.latent_mean", lambda *_: apart)
+    adata = fitted()
+    plain = get.differential_expression(compared(adata))
+    for options in ({"weights": "importance"}, {"filter_outlier_cells": True}):
+        other = get.differential_expression(compared(adata, **options))
+        assert not np.array_equal(other["lfc_mean"], plain["lfc_mean"].loc[other.index])
 
 
 @pytest.mark.parametrize("name", ["zinb", "nb", "poisson", "simplex", "latent library", "size factor", "covariates"])
@@ -261,67 +283,6 @@ def test_every_kind_of_scvi_is_asked(name: str):
     adata = fit(name).copy()
     tl.differential_expression(adata, "batch", key="scvi", **FEW)
     assert np.isfinite(get.differential_expression(adata)["lfc_mean"]).all()
-
-
-# ---- chromatin and several modalities
-
-
-@pytest.mark.parametrize("verb", [tl.peakvi, tl.poissonvi], ids=lambda verb: verb.__name__)
-def test_chromatin(verb):
-    adata = small_fragments(60, 20)
-    verb(adata, batch_key="batch", denoise=False, **QUICK)
-    tl.differential_accessibility(adata, "group", **FEW)
-    table = get.differential_accessibility(adata, group="True").loc[adata.var_names]
-    is_open, first = adata.X.toarray() > 0, adata.obs["group"].to_numpy()
-    np.testing.assert_allclose(table["emp_prob1"], is_open[first].mean(0), rtol=1e-5)
-    np.testing.assert_allclose(table["emp_effect"], is_open[first].mean(0) - is_open[~first].mean(0), atol=1e-6)
-    assert {"prob_da", "bayes_factor", "is_da_fdr_0.05"} <= set(table)
-    if verb is tl.peakvi:
-        assert table[["est_prob1", "est_prob2"]].stack().between(0, 1).all()
-        np.testing.assert_allclose(table["effect_size"], table["est_prob1"] - table["est_prob2"], atol=1e-3)
-    else:
-        assert "lfc_mean" in table
-
-
-def test_accessibility_is_asked_of_models_of_chromatin():
-    with pytest.raises(InputError, match=r"models of chromatin: uns\['scvi'\] models genes\. Use tl.differential_expr"):
-        tl.differential_accessibility(fitted(), "type")
-
-
-@cache
-def _multiome() -> MuData:
-    mdata = svp.datasets.simulate_multiome(80, 20, n_regions=40, rna_only=0.2, atac_only=0.3)
-    tl.multivi(mdata, batch_key="batch", denoise=False, **QUICK)
-    return mdata
-
-
-def test_each_modality_of_a_mudata():
-    mdata = copied(_multiome())
-    tl.differential_expression(mdata, "cell_type", groups=["type1"], **FEW)
-    tl.differential_accessibility(mdata, "cell_type", groups=["type1"], key_added="da", **FEW)
-    genes, regions = get.differential_expression(mdata), get.differential_accessibility(mdata, key="da")
-    assert set(genes["feature"]) == set(mdata["rna"].var_names)
-    assert set(regions["feature"]) == set(mdata["atac"].var_names)
-    rna = mdata["rna"]
-    cells = (rna.obs["cell_type"] == "type1").to_numpy()  # of those that were measured
-    expected = rna.X.toarray()[cells].mean(0)[rna.var_names.get_indexer(genes["feature"])]
-    np.testing.assert_allclose(genes["raw_mean1"], expected, rtol=1e-5)
-
-
-def test_cells_in_which_the_modality_was_not_measured_are_no_evidence():
-    mdata = copied(_multiome())
-    tl.differential_expression(mdata, "cell_type", key_added="of_all", **FEW)
-    measured = mdata[mdata.obs["modality"] != "accessibility"].copy()
-    tl.differential_expression(measured, "cell_type", key_added="of_some", **FEW)
-    one, other = get.differential_expression(mdata, key="of_all"), get.differential_expression(measured, key="of_some")
-    columns = ["raw_mean1", "raw_mean2", "non_zeros_proportion1"]
-    order = ["group", "feature"]
-    np.testing.assert_allclose(one.sort_values(order)[columns], other.sort_values(order)[columns], rtol=1e-5)
-    with pytest.raises(InputError, match=r"Of 'accessibility' 0 cells have genes that were measured"):
-        tl.differential_expression(mdata, "modality", groups=["accessibility"], **FEW)
-    tl.differential_expression(mdata, "modality", groups=["paired"], reference="rest", **FEW)  # of whom some were
-    table = get.differential_expression(mdata, group="paired")
-    assert np.isfinite(table[["lfc_mean", "raw_mean2"]]).all().all()
 
 
 # ---- what is refused

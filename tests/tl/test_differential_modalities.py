@@ -14,7 +14,8 @@ import scvi_pp as svp
 from scvi_pp import get, tl
 from scvi_pp._data.multiome import copied
 from scvi_pp._errors import InputError
-from tests.contract import QUICK
+from tests.contract import QUICK, small_fragments
+from tests.fits import fit
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -23,6 +24,7 @@ pytestmark = [
 ]
 
 BOTH = ["rna", "protein"]
+FEW = {"n_samples": 200}
 N_CELLS, N_GENES, N_PROTEINS = 120, 20, 5
 STATISTICS = ["score", "proba_de", "lfc_mean", "scale1", "scale2", "pseudocounts", "raw_mean1", "delta"]
 
@@ -136,3 +138,64 @@ def test_regions_are_not_mixed_with_genes():
     for mod in (["rna", "atac"], ["atac", "rna"]):
         with pytest.raises(InputError, match="mod lists regions beside genes"):
             tl.differential_expression(mdata, "cell_type", mod=mod)
+
+
+# ---- chromatin, and one modality of several
+
+
+@pytest.mark.parametrize("verb", [tl.peakvi, tl.poissonvi], ids=lambda verb: verb.__name__)
+def test_chromatin(verb):
+    adata = small_fragments(60, 20)
+    verb(adata, batch_key="batch", denoise=False, **QUICK)
+    tl.differential_accessibility(adata, "group", **FEW)
+    table = get.differential_accessibility(adata, group="True").loc[adata.var_names]
+    is_open, first = adata.X.toarray() > 0, adata.obs["group"].to_numpy()
+    np.testing.assert_allclose(table["emp_prob1"], is_open[first].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(table["emp_effect"], is_open[first].mean(0) - is_open[~first].mean(0), atol=1e-6)
+    assert {"prob_da", "bayes_factor", "is_da_fdr_0.05"} <= set(table)
+    if verb is tl.peakvi:
+        assert table[["est_prob1", "est_prob2"]].stack().between(0, 1).all()
+        np.testing.assert_allclose(table["effect_size"], table["est_prob1"] - table["est_prob2"], atol=1e-3)
+    else:
+        assert "lfc_mean" in table
+
+
+def test_accessibility_is_asked_of_models_of_chromatin():
+    with pytest.raises(InputError, match=r"models of chromatin: uns\['scvi'\] models genes\. Use tl.differential_expr"):
+        tl.differential_accessibility(fit("zinb").copy(), "type")
+
+
+@cache
+def _multiome() -> MuData:
+    mdata = svp.datasets.simulate_multiome(80, 20, n_regions=40, rna_only=0.2, atac_only=0.3)
+    tl.multivi(mdata, batch_key="batch", denoise=False, **QUICK)
+    return mdata
+
+
+def test_each_modality_of_a_mudata():
+    mdata = copied(_multiome())
+    tl.differential_expression(mdata, "cell_type", groups=["type1"], **FEW)
+    tl.differential_accessibility(mdata, "cell_type", groups=["type1"], key_added="da", **FEW)
+    genes, regions = get.differential_expression(mdata), get.differential_accessibility(mdata, key="da")
+    assert set(genes["feature"]) == set(mdata["rna"].var_names)
+    assert set(regions["feature"]) == set(mdata["atac"].var_names)
+    rna = mdata["rna"]
+    cells = (rna.obs["cell_type"] == "type1").to_numpy()  # of those that were measured
+    expected = rna.X.toarray()[cells].mean(0)[rna.var_names.get_indexer(genes["feature"])]
+    np.testing.assert_allclose(genes["raw_mean1"], expected, rtol=1e-5)
+
+
+def test_cells_in_which_the_modality_was_not_measured_are_no_evidence():
+    mdata = copied(_multiome())
+    tl.differential_expression(mdata, "cell_type", key_added="of_all", **FEW)
+    measured = mdata[mdata.obs["modality"] != "accessibility"].copy()
+    tl.differential_expression(measured, "cell_type", key_added="of_some", **FEW)
+    one, other = get.differential_expression(mdata, key="of_all"), get.differential_expression(measured, key="of_some")
+    columns = ["raw_mean1", "raw_mean2", "non_zeros_proportion1"]
+    order = ["group", "feature"]
+    np.testing.assert_allclose(one.sort_values(order)[columns], other.sort_values(order)[columns], rtol=1e-5)
+    with pytest.raises(InputError, match=r"Of 'accessibility' 0 cells have genes that were measured"):
+        tl.differential_expression(mdata, "modality", groups=["accessibility"], **FEW)
+    tl.differential_expression(mdata, "modality", groups=["paired"], reference="rest", **FEW)  # of whom some were
+    table = get.differential_expression(mdata, group="paired")
+    assert np.isfinite(table[["lfc_mean", "raw_mean2"]]).all().all()

@@ -20,6 +20,7 @@ from scvi_pp._data.fitted import from_record
 from scvi_pp._data.multiome import copied
 from scvi_pp._errors import InputError
 from tests.contract import QUICK
+from tests.studies import Judge, seeds
 
 pytestmark = [
     pytest.mark.usefixtures("quiet"),
@@ -277,7 +278,9 @@ def test_an_island_is_remarked_on(capfd, monkeypatch):
     assert params["mixing of cells with rna and protein"] == 0.9
 
 
-# ---- recovery
+# ---- recovery: in the mean over studies, see tests/studies.py
+
+SEEDS = seeds(2)
 
 
 @cache
@@ -289,32 +292,37 @@ def study(seed: int) -> tuple[MuData, MuData]:
     mdata = svp.datasets.simulate_multiome(600, 100, n_regions=300, rna_only=0.25, atac_only=0.25, **options)
     how = {"max_epochs": 40, "early_stopping": False, "device": "cpu", "n_hidden": 48, "n_latent": 8}
     with svp.settings.override(verbosity=0):
-        tl.multivi(mdata, batch_key="batch", denoise=False, **how)
+        tl.multivi(mdata, batch_key="batch", denoise=False, rng=seed, **how)
     return mdata, whole
 
 
 @pytest.mark.slow
-def test_cells_of_a_type_lie_together_whatever_was_measured():
-    mdata, _ = study(0)
-    kind, types, latent = mdata.obs["modality"], mdata.obs["cell_type"].astype(str), mdata.obsm["X_multivi"]
-    of_rna, of_atac = (kind == "expression").to_numpy(), (kind == "accessibility").to_numpy()
-    guess = KNeighborsClassifier(10).fit(latent[of_rna], types[of_rna]).predict(latent[of_atac])
-    found = (guess == types[of_atac]).mean()
-    most_common = types[of_atac].value_counts(normalize=True).iloc[0]
-    assert found > most_common + 0.2
+def test_cells_of_a_type_lie_together_whatever_was_measured(judge: Judge):
+    """Types of cells with chromatin alone, by their neighbours among cells with RNA, beyond the most common type."""
+    beyond = []
+    for mdata, _ in map(study, SEEDS):
+        kind, types, latent = mdata.obs["modality"], mdata.obs["cell_type"].astype(str), mdata.obsm["X_multivi"]
+        of_rna, of_atac = (kind == "expression").to_numpy(), (kind == "accessibility").to_numpy()
+        guess = KNeighborsClassifier(10).fit(latent[of_rna], types[of_rna]).predict(latent[of_atac])
+        most_common = types[of_atac].value_counts(normalize=True).iloc[0]
+        beyond.append((guess == types[of_atac]).mean() - most_common)
+    judge("multivi: types of cells with chromatin alone, beyond the most common", beyond, above=0.1)
 
 
 @pytest.mark.slow
-def test_expression_of_cells_with_chromatin_alone_is_filled_in():
-    mdata, whole = study(0)
-    unmeasured = (mdata.obs["modality"] == "accessibility").to_numpy()
-    rate = whole["rna"][mdata.obs_names].layers["true_rate"][unmeasured]
-    share = rate / rate.sum(1, keepdims=True)
-    imputed = get.denoised(mdata, mod="rna").to_numpy()[unmeasured]
-    correlation = np.array([np.corrcoef(share[:, g], imputed[:, g])[0, 1] for g in range(share.shape[1])])
-    differential = whole["rna"].var["differential"].to_numpy()
-    assert np.median(correlation[differential]) > 0.45
-    assert (correlation[differential] > 0).mean() > 0.95
+def test_expression_of_cells_with_chromatin_alone_is_filled_in(judge: Judge):
+    medians, positive = [], []
+    for mdata, whole in map(study, SEEDS):
+        unmeasured = (mdata.obs["modality"] == "accessibility").to_numpy()
+        rate = whole["rna"][mdata.obs_names].layers["true_rate"][unmeasured]
+        share = rate / rate.sum(1, keepdims=True)
+        imputed = get.denoised(mdata, mod="rna").to_numpy()[unmeasured]
+        differential = np.flatnonzero(whole["rna"].var["differential"])
+        correlation = np.array([np.corrcoef(share[:, g], imputed[:, g])[0, 1] for g in differential])
+        medians.append(np.median(correlation))
+        positive.append((correlation > 0).mean())
+    judge("multivi: correlation of imputed expression", medians, above=0.3)
+    judge("multivi: share of genes imputed in the right direction", positive, above=0.85)
 
 
 def test_a_size_factor_is_asked_of_the_cells_that_have_the_modality():

@@ -64,7 +64,8 @@ def test_every_kind_of_row_is_that_of_the_reference(
     for ours, truth, argument in zip(found[1:], expected[1:], arguments[1:], strict=True):
         assert ours.shape == truth.shape == argument.shape
         torch.testing.assert_close(ours, truth, rtol=2e-6, atol=1e-5)
-    torch.testing.assert_close(found[0], expected[0], rtol=2e-7, atol=1e-4)
+    # a sum of 37 terms in float32, of which some cancel: eight units in its last place
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=1e-4)
 
 
 @every_dispersion

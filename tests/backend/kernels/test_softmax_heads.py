@@ -106,8 +106,9 @@ def test_without_machine_code_it_is_the_reference_too(likelihood: str, per_cell:
 
 @every_likelihood
 def test_logits_of_eighty_in_either_direction_overflow_nowhere(likelihood: str, per_cell: bool):
+    """float32 holds a logit of 80 to 4e-6, so each mean is off by 4e-6 of itself; sums of them by a few times that."""
     named = arguments(likelihood, per_cell=per_cell, spread=80.0)
-    assert_same(value_and_gradients(named, torch.float32), by_reference(named), 5e-6)
+    assert_same(value_and_gradients(named, torch.float32), by_reference(named), 2e-5)
 
 
 @every_likelihood
