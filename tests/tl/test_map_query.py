@@ -349,6 +349,6 @@ def test_cells_of_a_type_that_the_reference_lacks_are_not_trusted_and_others_are
         trusted_more.append((confidence[~new][:, None] > confidence[new]).mean())
         means.append(confidence[~new].mean())
         small.append((confidence[~new] < 0.05).mean())
-    judge("map_query: chance that a known cell is trusted more than one of a new type", trusted_more, above=0.65)
+    judge("map_query: chance that a known cell is trusted more than one of a new type", trusted_more, above=0.6)
     judge("map_query: mean confidence of known cells", means, above=0.4, below=0.64)
     judge("map_query: share of known cells below 0.05", small, below=0.07)

@@ -199,7 +199,7 @@ def test_overdispersed_counts_are_explained_by_a_negative_binomial_and_not_by_a_
     groups = [groups[groups["model"] == "nb"] for _, groups in tables]
     judge("nb: correlation of fold changes, worst group", [table["lfc_pearson"].min() for table in groups], above=0.7)
     slopes = [table["lfc_slope"].mean() for table in groups]
-    judge("nb: slope of fold changes", slopes, above=0.65, below=1.1)  # below 1 by the noise of the counts too
+    judge("nb: slope of fold changes", slopes, above=0.6, below=1.1)  # below 1 by the noise of the counts too
 
 
 def _checks_of_overdispersed_counts(seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
